@@ -1,0 +1,135 @@
+"""A scripted expert for peg_insert: a feedback law on readings, without memory.
+
+Every decision follows from the present reading, so that the demonstrations teach a function of the
+observation and the expert recovers from disturbances put on it while it demonstrates. Approaches
+are funnels: the closer to the axis, the lower the tool may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.control import so3
+from policies.features import Signals, grasp_point, yaw_between
+from sim import cell
+
+Array = NDArray[np.float64]
+
+APPROACH_WIDTH_M = 0.07
+RELEASE_WIDTH_M = 0.04
+CLOSED_WIDTH_M = 0.0
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Speeds per policy step and tolerances of the expert."""
+
+    gain: float = 0.6
+    step_m: float = 0.035
+    step_down_m: float = 0.03
+    step_in_hole_m: float = 0.010
+    step_change_m: float = 0.02
+    step_rad: float = 0.12
+    grasp_tolerance_m: float = 0.003
+    grasp_tolerance_rad: float = 0.03
+    fit_tolerance_m: float = 0.0004
+    fit_tolerance_rad: float = 0.008
+    settled_m_s: float = 0.05
+
+
+class PegInsertExpert:
+    """Actions (N, 7) from Signals of N cells; see policies.features.ACTION."""
+
+    def __init__(self, gains: Gains | None = None) -> None:
+        self.gains = gains or Gains()
+
+    def act(self, s: Signals) -> Array:
+        """The expert's action for each row of the signals."""
+        g = self.gains
+        to_socket = s.socket_position - s.part_position
+        height = -to_socket[:, 2]
+        off_axis = np.linalg.norm(to_socket[:, :2], axis=-1)
+        in_socket = (height < 0.0025) & (off_axis < 0.003)
+        to_grasp = grasp_point(s) - s.tool_position
+        near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.008) & (np.abs(to_grasp[:, 2]) < 0.012)
+        closing = (s.gripper_target < 0.015) & near
+        held = closing & (s.gripper_width < cell.PART_WIDTH_M + 0.0015)
+        fetch_goal, fetch_yaw, ready = self._fetch(s, to_grasp)
+        carry_goal, carry_yaw = self._carry(s, to_socket, height, off_axis)
+
+        leave = in_socket & ~held
+        done = held & (height < 0.0012) & (off_axis < 0.003)
+        goal = np.where(held[:, None], carry_goal, fetch_goal)
+        yaw = np.where(held, carry_yaw, fetch_yaw)
+        still = leave | done | (closing & ~held)
+        goal = np.where(still[:, None], s.target_position, goal)
+        clear = leave & (s.gripper_width > RELEASE_WIDTH_M - 0.004)
+        goal = np.where(clear[:, None], s.target_position + [0.0, 0.0, 0.03], goal)
+        yaw = np.where(still, 0.0, yaw)
+        width = np.where(held | closing | ready, CLOSED_WIDTH_M, APPROACH_WIDTH_M)
+        width = np.where(done | leave, RELEASE_WIDTH_M, width)
+
+        inside = held & (height < cell.HOLE_DEPTH_M + 0.015) & (off_axis < 0.003)
+        return self._action(s, goal, yaw, width, inside)
+
+    def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Goal and turn to grasp the part; and whether the fingers may close."""
+        g = self.gains
+        off_axis = np.linalg.norm(to_grasp[:, :2], axis=-1)
+        yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
+        above = np.clip(3.0 * (off_axis - 0.004), 0.0, 0.06)
+        above = np.maximum(above, np.clip(0.15 * (np.abs(yaw) - 0.05), 0.0, 0.04))
+        goal = self._funnel(s, to_grasp, above, -to_grasp[:, 2])
+        ready = (
+            (off_axis < g.grasp_tolerance_m)
+            & (np.abs(to_grasp[:, 2]) < g.grasp_tolerance_m)
+            & (np.abs(yaw) < g.grasp_tolerance_rad)
+            & (np.linalg.norm(s.tool_velocity[:, :3], axis=-1) < g.settled_m_s)
+        )
+        return goal, yaw, ready
+
+    def _carry(
+        self, s: Signals, to_socket: Array, height: Array, off_axis: Array
+    ) -> tuple[Array, Array]:
+        """Goal and turn to bring the held part over the socket and down into it."""
+        g = self.gains
+        yaw = yaw_between(s.socket_rotation, s.part_rotation, s.symmetry)
+        fits = (off_axis < g.fit_tolerance_m) & (np.abs(yaw) < g.fit_tolerance_rad)
+        inside = (height < cell.HOLE_DEPTH_M - 0.001) & (off_axis < 0.003)
+        # Another part may stand in the next socket: pass over its top.
+        above = cell.HOLE_DEPTH_M + 0.005 + np.clip(1.6 * (off_axis - 0.003), 0.0, 0.06)
+        above = np.where(fits | inside, -0.001, above)
+        return self._funnel(s, to_socket, above, height), yaw
+
+    @staticmethod
+    def _funnel(s: Signals, vector: Array, above: Array, height: Array) -> Array:
+        """Tool goal that closes `vector` sideways and comes to `above`, rising before it moves."""
+        too_low = np.clip((above - height) / 0.03, 0.0, 1.0)
+        goal = s.tool_position + vector * (1.0 - too_low)[:, None]
+        goal[:, 2] = s.tool_position[:, 2] + above - height
+        return goal
+
+    def _action(
+        self, s: Signals, goal: Array, yaw: Array, width: Array, inside: NDArray[np.bool_]
+    ) -> Array:
+        g = self.gains
+        move = g.gain * (goal - s.target_position)
+        sideways = np.linalg.norm(move[:, :2], axis=-1, keepdims=True)
+        move[:, :2] *= np.minimum(1.0, g.step_m / np.maximum(sideways, 1e-9))
+        down = np.where(inside, g.step_in_hole_m, g.step_down_m)
+        move[:, 2] = np.clip(move[:, 2], -down, g.step_m)
+        # Start and stop gently: in steady motion the target leads the tool by 1.5 policy steps.
+        moving = (s.target_position - s.tool_position) / 1.5
+        change = move - moving
+        size = np.linalg.norm(change, axis=-1, keepdims=True)
+        move = moving + change * np.minimum(1.0, g.step_change_m / np.maximum(size, 1e-9))
+        tool_yaw = np.arctan2(s.tool_rotation[:, 1, 0], s.tool_rotation[:, 0, 0])
+        desired = so3.about_z(tool_yaw + yaw) @ np.diag([1.0, -1.0, -1.0])
+        turn = g.gain * so3.log(s.target_rotation.swapaxes(-1, -2) @ desired)
+        angle = np.linalg.norm(turn, axis=-1, keepdims=True)
+        turn *= np.minimum(1.0, g.step_rad / np.maximum(angle, 1e-9))
+        forward = np.einsum("bji,bj->bi", s.target_rotation, move)
+        return np.concatenate([forward, turn, width[:, None]], axis=1)
