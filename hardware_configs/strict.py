@@ -80,6 +80,13 @@ class Node:
         """Tells whether the mapping has ``key``, for the keys that may be left out."""
         return key in self.values
 
+    def is_null(self, key: str) -> bool:
+        """Reads a null and tells whether it was one, for the keys that may hold it."""
+        found = self.has(key) and self.values[key] is None
+        if found:
+            self._read.add(key)
+        return found
+
     def wrong(self, key: str, expected: str) -> None:
         """Records that the value under ``key`` is not as expected."""
         # One problem says that a place is no mapping; its keys are then not missed one by one.

@@ -1,0 +1,370 @@
+"""Policy bundles: a folder with the graph, a manifest that says what it is, and a stored check.
+
+A bundle is ``manifest.json``, ``policy.onnx`` and ``check.npz``. Loading trusts none of it: the
+hash of each file is verified before onnxruntime sees a byte, the manifest has to agree with the
+robot and the graph, and the graph has to reproduce the stored output of the network it was made
+from. Anything else raises ``BundleError`` and the robot does not start.
+
+The graph has the inputs ``observation`` (N, D) and ``noise`` (N, H, A), unit normal, and the output
+``actions`` (N, H, A), all float32 with a free N. Normalisation and the sampler's loop are inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hardware_configs.strict import Problems, read_json
+from policies.manifest import Evaluation, Manifest, SamplerValue, read_manifest
+from policies.spec import Spec
+
+ZOO = Path(__file__).parent / "zoo"
+MANIFEST, GRAPH, CHECK = "manifest.json", "policy.onnx", "check.npz"
+# Files that may lie in a bundle without a hash in its manifest.
+UNLISTED = {MANIFEST, "README.md"}
+CHECK_TOLERANCE = 1e-4
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used; one ``file:key: got X, expected Y`` per line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Inputs and the output that the graph has to reproduce on them.
+
+    Attributes:
+        observation: (N, D) float32, inputs like those of the training data.
+        noise: (N, H, A) float32, unit normal.
+        actions: (N, H, A) float32, from the network that was exported, not from the graph.
+    """
+
+    observation: Float32Array
+    noise: Float32Array
+    actions: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        check: the stored check.
+        session: the onnxruntime session of the graph.
+    """
+
+    folder: Path
+    manifest: Manifest
+    check: Check
+    session: Any
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @property
+    def spec(self) -> Spec:
+        """The policy's inputs and outputs."""
+        return self.manifest.spec
+
+    @property
+    def horizon(self) -> int:
+        """Actions per chunk, H."""
+        return self.manifest.horizon
+
+    @property
+    def execute_steps(self) -> int:
+        """Actions of a chunk to execute before the next one is due."""
+        return self.manifest.execute_steps
+
+    @property
+    def rate_hz(self) -> float:
+        """Policy steps per second."""
+        return self.manifest.spec.rate_hz
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """(H, A)."""
+        return self.manifest.noise_shape
+
+    def run(self, observation: Float32Array, noise: Float32Array) -> Float32Array:
+        """Runs the graph as it is; ``policies.runtime.Policy`` checks what goes in and out."""
+        feed = {"observation": observation, "noise": noise}
+        actions: Float32Array = self.session.run(["actions"], feed)[0]
+        return actions
+
+
+def bundle_folder(name_or_path: str | Path) -> Path:
+    """Returns the folder of a bundle of the zoo by its name, or a path as it is."""
+    path = Path(name_or_path)
+    return ZOO / path if isinstance(name_or_path, str) and len(path.parts) == 1 else path
+
+
+def load_bundle(name_or_path: str | Path, *, hardware_hash: str) -> Bundle:
+    """Reads and verifies a bundle.
+
+    Args:
+        name_or_path: name of a bundle of the zoo, such as ``"peg_beso"``, or the folder's path.
+        hardware_hash: ``HardwareConfig.hash`` of the robot that will run it.
+
+    Raises:
+        BundleError: anything is not as the manifest says, or the policy is for another robot.
+    """
+    folder = bundle_folder(name_or_path)
+    root, problems = read_json(folder / MANIFEST, f"{folder.name}/{MANIFEST}", BundleError)
+    manifest = read_manifest(root, (GRAPH, CHECK))
+    problems.raise_if_any(BundleError)
+    if manifest.hardware_hash != hardware_hash:
+        expected = f"{hardware_hash!r}, the hash of this robot's hardware config"
+        problems.add("hardware_hash", repr(manifest.hardware_hash), expected)
+        problems.raise_if_any(BundleError)
+    contents = _read_verified(folder, manifest)
+    check = _read_check(contents[CHECK], f"{folder.name}/{CHECK}", manifest)
+    session = _open_session(contents[GRAPH], f"{folder.name}/{GRAPH}", manifest)
+    bundle = Bundle(folder, manifest, check, session)
+    _reproduce_check(bundle)
+    return bundle
+
+
+def write_bundle(
+    folder: Path,
+    graph: bytes,
+    check: Check,
+    *,
+    name: str,
+    task: str,
+    method: str,
+    spec: Spec,
+    hardware_hash: str,
+    horizon: int,
+    execute_steps: int,
+    sampler: Mapping[str, SamplerValue] | None,
+    data_sha256: str,
+    seeds: Mapping[str, int],
+    commit: str,
+    commands: Sequence[str],
+    evaluated: Sequence[Evaluation] = (),
+) -> Bundle:
+    """Writes a bundle and loads it again, so that one that would be refused is never left as good.
+
+    Args:
+        folder: where to write; made if missing, its bundle replaced.
+        graph: the serialised ONNX model; its metadata has under ``sampler`` the settings that are
+            baked in, as JSON.
+        check: inputs like the training data's and the exported network's own output on them.
+        name: the bundle's name, such as ``peg_beso``.
+        task: the task it was trained for, such as ``peg_insert``.
+        method: how it was trained, such as ``beso``.
+        spec: its inputs and outputs.
+        hardware_hash: ``HardwareConfig.hash`` of the robot of its data.
+        horizon: actions per chunk.
+        execute_steps: actions to execute per chunk.
+        sampler: name, schedule, steps, sigma_min, sigma_max, noise_scale, cfg_lambda; None for a
+            policy that samples nothing.
+        data_sha256: hash of the training data.
+        seeds: every seed used, by what it was used for.
+        commit: the commit of the code that made it, or ``unknown``.
+        commands: the commands that made it, in order.
+        evaluated: what was measured; ``record_evaluation`` adds more.
+
+    Raises:
+        BundleError: the bundle would not load.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, observation=check.observation, noise=check.noise, actions=check.actions)
+    contents = {GRAPH: graph, CHECK: buffer.getvalue()}
+    manifest = {
+        "name": name,
+        "task": task,
+        "method": method,
+        "spec": spec.to_dict(),
+        "hardware_hash": hardware_hash,
+        "rate_hz": spec.rate_hz,
+        "horizon": horizon,
+        "execute_steps": execute_steps,
+        "sampler": None if sampler is None else dict(sampler),
+        "noise_shape": [horizon, spec.action_size],
+        "data_sha256": data_sha256,
+        "seeds": dict(seeds),
+        "commit": commit,
+        "commands": list(commands),
+        "evaluated": [evaluation.to_dict() for evaluation in evaluated],
+        "files": {file: _sha256(content) for file, content in contents.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+        _replace(folder / file, content)
+    _write_manifest(folder, manifest)
+    return load_bundle(folder, hardware_hash=hardware_hash)
+
+
+def record_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Adds a measured success to the manifest, in place of one at the same level and clearance.
+
+    Raises:
+        BundleError: the manifest is not valid, before or after.
+    """
+    root, problems = read_json(folder / MANIFEST, f"{folder.name}/{MANIFEST}", BundleError)
+    manifest = read_manifest(root, (GRAPH, CHECK))
+    problems.raise_if_any(BundleError)
+    kept = [
+        other.to_dict()
+        for other in manifest.evaluated
+        if (other.level, other.clearance_mm) != (evaluation.level, evaluation.clearance_mm)
+    ]
+    _write_manifest(folder, {**root.values, "evaluated": [*kept, evaluation.to_dict()]})
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, object]) -> None:
+    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    _replace(folder / MANIFEST, text.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Reads each listed file once and checks its hash; what is used later are these very bytes."""
+    contents: dict[str, bytes] = {}
+    problems = Problems(folder.name)
+    for file, expected in manifest.files.items():
+        try:
+            contents[file] = (folder / file).read_bytes()
+        except OSError as reason:
+            problems.add(file, f"no readable file ({reason.strerror})", "the file of the manifest")
+            continue
+        found = _sha256(contents[file])
+        if found != expected:
+            problems.add(file, f"SHA-256 {found}", f"{expected} of the manifest")
+    for path in sorted(folder.iterdir()):
+        if path.name not in manifest.files and path.name not in UNLISTED:
+            problems.add(path.name, "a file that the manifest does not list", "no such file")
+    problems.raise_if_any(BundleError)
+    return contents
+
+
+def _read_check(content: bytes, file: str, manifest: Manifest) -> Check:
+    problems = Problems(file)
+    shapes = {
+        "observation": (manifest.spec.input_size,),
+        "noise": manifest.noise_shape,
+        "actions": manifest.noise_shape,
+    }
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
+        raise BundleError(f"{file}: got no readable arrays ({reason}), expected an npz") from None
+    if set(arrays) != set(shapes):
+        problems.add("", "arrays " + ", ".join(sorted(arrays)), ", ".join(sorted(shapes)))
+        problems.raise_if_any(BundleError)
+    batch = len(arrays["noise"]) if arrays["noise"].ndim else 0
+    for key, shape in shapes.items():
+        array = arrays[key]
+        if array.dtype != np.float32:
+            problems.add(key, f"type {array.dtype}", "float32")
+        elif array.shape != (batch, *shape) or batch < 1:
+            problems.add(key, f"shape {array.shape}", f"shape (N, {', '.join(map(str, shape))})")
+        elif not np.isfinite(array).all():
+            problems.add(key, "a value that is not finite", "finite values")
+    problems.raise_if_any(BundleError)
+    return Check(**arrays)
+
+
+def _open_session(graph: bytes, file: str, manifest: Manifest) -> Any:
+    """Opens the graph and compares its inputs, output and baked-in sampler with the manifest."""
+    # Imported here: it takes most of a second, and only who runs a graph should pay for it.
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    # One thread: small graphs lose by more, and the control loop needs the other core.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong is in the exception
+    problems = Problems(file)
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as reason:  # onnxruntime's errors have no common base but Exception
+        text = " ".join(str(reason).split())
+        raise BundleError(
+            f"{file}: got a graph that onnxruntime refuses ({text}), expected a valid ONNX model"
+        ) from None
+    chunk = manifest.noise_shape
+    inputs = {"observation": (manifest.spec.input_size,), "noise": chunk}
+    _compare_tensors(problems, "inputs", session.get_inputs(), inputs)
+    _compare_tensors(problems, "outputs", session.get_outputs(), {"actions": chunk})
+    sampler = None if manifest.sampler is None else dict(manifest.sampler)
+    baked = session.get_modelmeta().custom_metadata_map.get("sampler", "")
+    try:
+        agrees = json.loads(baked) == sampler
+    except json.JSONDecodeError:
+        agrees = False
+    if not agrees:
+        expected = f"{json.dumps(sampler, sort_keys=True)} of the manifest"
+        problems.add("metadata.sampler", baked or "nothing", expected)
+    problems.raise_if_any(BundleError)
+    return session
+
+
+def _compare_tensors(
+    problems: Problems, key: str, tensors: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    found = {tensor.name: tensor for tensor in tensors}
+    if set(found) != set(shapes):
+        problems.add(key, ", ".join(sorted(found)) or "none", ", ".join(sorted(shapes)))
+        return
+    for name, shape in shapes.items():
+        tensor = found[name]
+        if tensor.type != "tensor(float)":
+            problems.add(f"{key}.{name}", tensor.type, "tensor(float)")
+        # A fixed batch shows as a number, a free one as a name or nothing.
+        if len(tensor.shape) != len(shape) + 1 or tuple(tensor.shape[1:]) != shape:
+            expected = f"(N, {', '.join(map(str, shape))}) of the manifest"
+            problems.add(f"{key}.{name}", f"shape {tuple(tensor.shape)}", f"shape {expected}")
+        elif isinstance(tensor.shape[0], int):
+            problems.add(f"{key}.{name}", f"a fixed batch of {tensor.shape[0]}", "a free batch")
+
+
+def _reproduce_check(bundle: Bundle) -> None:
+    problems = Problems(f"{bundle.folder.name}/{GRAPH}")
+    check = bundle.check
+    try:
+        actions = bundle.run(check.observation, check.noise)
+    except Exception as reason:  # see _open_session
+        text = " ".join(str(reason).split())
+        raise BundleError(
+            f"{problems.file}: got a failing run on the check input ({text}), expected actions"
+        ) from None
+    if actions.shape != check.actions.shape:
+        problems.add("actions", f"shape {actions.shape}", f"shape {check.actions.shape}")
+    elif not np.isfinite(actions).all():
+        problems.add("actions", "a value that is not finite", "finite values on the check input")
+    else:
+        error = float(np.abs(actions - check.actions).max())
+        if error > CHECK_TOLERANCE:
+            expected = f"at most {CHECK_TOLERANCE:g}"
+            problems.add("actions", f"{error:.3g} away from the stored output of {CHECK}", expected)
+    problems.raise_if_any(BundleError)

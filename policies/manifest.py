@@ -1,0 +1,184 @@
+"""The manifest of a policy bundle: its keys, their types, and what has to agree among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from hardware_configs.strict import Node
+from policies.spec import Spec, SpecError
+
+SHA256 = r"[0-9a-f]{64}"
+NAME = r"[a-z][a-z0-9_]*"
+COMMIT = r"[0-9a-f]{7,40}|unknown"
+
+SamplerValue = str | int | float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measured success rate.
+
+    Attributes:
+        level: randomisation level: low, med or high.
+        clearance_mm: clearance a side.
+        episodes: episodes run.
+        successes: episodes that succeeded.
+        ci95: Wilson's 95 % interval of the success rate.
+    """
+
+    level: str
+    clearance_mm: float
+    episodes: int
+    successes: int
+    ci95: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the evaluation in JSON's types."""
+        return {
+            "level": self.level,
+            "clearance_mm": self.clearance_mm,
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "success_rate": self.successes / self.episodes,
+            "ci95": list(self.ci95),
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself; see ``policies.bundle.write_bundle`` for each entry."""
+
+    name: str
+    task: str
+    method: str
+    spec: Spec
+    hardware_hash: str
+    horizon: int
+    execute_steps: int
+    sampler: Mapping[str, SamplerValue] | None
+    noise_shape: tuple[int, int]
+    data_sha256: str
+    seeds: Mapping[str, int]
+    commit: str
+    commands: tuple[str, ...]
+    evaluated: tuple[Evaluation, ...]
+    files: Mapping[str, str]
+
+
+def read_manifest(root: Node, files: tuple[str, ...]) -> Manifest:
+    """Reads a manifest; what is wrong is recorded in the node's problems.
+
+    Args:
+        root: the root of ``manifest.json``.
+        files: the files it has to list, no more and no fewer.
+    """
+    spec = _read_spec(root)
+    horizon = root.whole("horizon", 1)
+    noise_shape = (horizon, spec.action_size)
+    manifest = Manifest(
+        name=root.text("name", NAME, "a lower-case name"),
+        task=root.text("task", NAME, "a lower-case name"),
+        method=root.text("method", NAME, "a lower-case name"),
+        spec=spec,
+        hardware_hash=root.text("hardware_hash", SHA256, "a SHA-256 in hex"),
+        horizon=horizon,
+        execute_steps=root.whole("execute_steps", 1),
+        sampler=_read_sampler(root),
+        noise_shape=noise_shape,
+        data_sha256=root.text("data_sha256", SHA256, "a SHA-256 in hex"),
+        seeds=_read_seeds(root),
+        commit=root.text("commit", COMMIT, "a commit in hex or unknown"),
+        commands=root.texts("commands"),
+        evaluated=_read_evaluated(root),
+        files=_read_files(root, files),
+    )
+    rate_hz = root.number("rate_hz", above=0)
+    shape = root.wholes("noise_shape", 1)
+    root.finish()
+    if not root.problems.lines:
+        if manifest.execute_steps > horizon:
+            root.wrong("execute_steps", f"at most the horizon {horizon}")
+        if rate_hz != spec.rate_hz:
+            root.wrong("rate_hz", f"{spec.rate_hz:g}, the rate of the spec")
+        if shape != noise_shape:
+            root.wrong("noise_shape", f"{list(noise_shape)}, horizon and action size")
+    return manifest
+
+
+def _read_spec(root: Node) -> Spec:
+    node = root.node("spec")
+    if node.is_mapping:
+        try:
+            return Spec.from_dict(node.values, f"{root.problems.file}:spec")
+        except SpecError as problems:
+            root.problems.lines.extend(str(problems).split("\n"))
+    # Something to go on reading with; the recorded problem keeps it from being used.
+    return _PLACEHOLDER
+
+
+_PLACEHOLDER = Spec.from_dict(
+    {
+        key: [{"name": f"{key}.none", "shape": [1], "unit": "1", "frame": "none", "names": []}]
+        for key in ("observation", "goal", "action")
+    }
+    | {"rate_hz": 1.0}
+)
+
+
+def _read_sampler(root: Node) -> Mapping[str, SamplerValue] | None:
+    if root.is_null("sampler"):
+        return None
+    node = root.node("sampler")
+    sampler: dict[str, SamplerValue] = {
+        "name": node.text("name", NAME, "a lower-case name"),
+        "schedule": node.text("schedule", NAME, "a lower-case name"),
+        "steps": node.whole("steps", 1),
+        "sigma_min": node.number("sigma_min", above=0),
+        "sigma_max": node.number("sigma_max", above=0),
+        "noise_scale": node.number("noise_scale", at_least=0),
+        "cfg_lambda": node.number("cfg_lambda", at_least=0),
+    }
+    node.finish()
+    if float(sampler["sigma_min"]) >= float(sampler["sigma_max"]):
+        node.wrong("sigma_max", f"more than sigma_min {sampler['sigma_min']}")
+    return MappingProxyType(sampler)
+
+
+def _read_seeds(root: Node) -> Mapping[str, int]:
+    node = root.node("seeds")
+    seeds = {str(key): node.whole(key, 0) for key in list(node.values)}
+    return MappingProxyType(seeds)
+
+
+def _read_evaluated(root: Node) -> tuple[Evaluation, ...]:
+    evaluated: list[Evaluation] = []
+    for node in root.nodes("evaluated"):
+        low, high = node.numbers("ci95", 2)
+        evaluation = Evaluation(
+            level=node.choice("level", ("low", "med", "high")),
+            clearance_mm=node.number("clearance_mm", above=0),
+            episodes=node.whole("episodes", 1),
+            successes=node.whole("successes", 0),
+            ci95=(low, high),
+        )
+        rate = node.number("success_rate", at_least=0)
+        node.finish()
+        expected = evaluation.successes / evaluation.episodes
+        if evaluation.successes > evaluation.episodes:
+            node.wrong("successes", f"at most the episodes {evaluation.episodes}")
+        elif abs(rate - expected) > 1e-4:
+            node.wrong("success_rate", f"{expected:.4f}, successes over episodes")
+        elif rate + 1e-9 < low or rate - 1e-9 > high or low < 0 or high > 1:
+            node.wrong("ci95", f"an interval within 0 and 1 around {expected:.4f}")
+        evaluated.append(evaluation)
+    return tuple(evaluated)
+
+
+def _read_files(root: Node, files: tuple[str, ...]) -> Mapping[str, str]:
+    node = root.node("files")
+    hashes = {file: node.text(file, SHA256, "a SHA-256 in hex") for file in files}
+    node.finish()
+    return MappingProxyType(hashes)
