@@ -1,0 +1,1 @@
+"""One readable script per job: collect, train_beso, export, evaluate."""

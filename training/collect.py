@@ -1,0 +1,154 @@
+"""Generates demonstrations: the scripted expert solves seeded episodes, the successful ones are kept.
+
+    python -m training.collect --task peg_insert --level med --episodes 2000 --out build/data/peg_med.npz
+
+Between observation and execution the action is now and then disturbed (Laskey et al. 2017, DART), while the file records what
+the expert wanted: so the data show how to come back from places that the expert alone never visits. Disturbances come in
+single steps with calm between them, as constant noise of a millimetre would keep a peg from ever meeting a hole of half a
+millimetre clearance.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from sim.experts.peg_insert import PegInsertExpert
+from sim.tasks.peg_insert import PegInsertBatch
+from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
+
+
+@dataclass(frozen=True)
+class Args:
+    """Generates demonstrations with the scripted expert."""
+
+    # What to demonstrate
+    out: Path
+    """File to write (.npz)."""
+    task: Literal["peg_insert"] = "peg_insert"
+    """Task of the cell."""
+    level: tuple[Literal["low", "med", "high"], ...] = ("med",)
+    """Levels of randomisation; the episodes are dealt out over them in turn, so `low med med` is one third low."""
+    clearance_mm: float = 0.5
+    """Gap between peg and socket on each side, mm."""
+    episodes: int = 2000
+    """Episodes to try."""
+    seed0: int = FIRST_TRAINING_SEED
+    """First seed; episode i has seed seed0 + i. Seeds below 1,000,000 are kept for evaluation."""
+
+    # How the expert acts
+    disturb_probability: float = 0.15
+    """Share of the steps whose executed action is disturbed."""
+    disturb_m: float = 0.004
+    """Standard deviation of a disturbance's translation, m."""
+    disturb_rad: float = 0.04
+    """Standard deviation of a disturbance's rotation, rad."""
+    expert_sees: Literal["true", "noisy"] = "true"
+    """Whether the expert decides from true poses or from the noisy readings that the file records."""
+
+    # Running
+    num_envs: int = 64
+    """Simulations stepped together."""
+    threads: int = 1
+    """Physics threads."""
+
+
+def disturbance(
+    args: Args, rng: np.random.Generator, action_size: int
+) -> npt.NDArray[np.float64]:
+    """What is added to one executed action (A,): mostly nothing. The gripper's width is left alone."""
+    added = np.zeros(action_size)
+    drawn = rng.normal(size=6)
+    if rng.random() < args.disturb_probability:
+        added[:3] = args.disturb_m * drawn[:3]
+        added[3:6] = args.disturb_rad * drawn[3:]
+    return added
+
+
+def main(args: Args) -> None:
+    """Runs the episodes level by level and writes the file."""
+    if args.seed0 < FIRST_TRAINING_SEED:
+        raise ValueError(f"--seed0: got {args.seed0}, expected at least {FIRST_TRAINING_SEED}")
+    if args.episodes < 1 or args.num_envs < 1:
+        raise ValueError(f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected >= 1")
+    seeds = args.seed0 + np.arange(args.episodes)
+    levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
+    kept: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+    started, tried = time.monotonic(), 0
+
+    for level in dict.fromkeys(args.level):
+        waiting = [int(seed) for seed in seeds[levels == level]]
+        env = PegInsertBatch(
+            min(args.num_envs, len(waiting)), level, args.clearance_mm, nthread=args.threads
+        )
+        expert = PegInsertExpert()
+        running = [waiting.pop(0) for _ in range(env.num_envs)]
+        rngs = [np.random.default_rng([seed, 1]) for seed in running]
+        rows: list[list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]] = [[] for _ in running]
+        observation = env.reset(np.array(running))
+        active = np.ones(env.num_envs, dtype=bool)
+        while active.any():
+            wanted = expert.act(env.signals(noisy=args.expert_sees == "noisy"))
+            executed = wanted.copy()
+            for i in np.flatnonzero(active):
+                rows[i].append((observation[i].copy(), wanted[i].astype(np.float32)))
+                executed[i] += disturbance(args, rngs[i], wanted.shape[1])
+            observation, success, done, _ = env.step(executed)
+            finished = np.flatnonzero(done & active)
+            for i in finished:
+                tried += 1
+                if success[i]:
+                    kept[running[i]] = tuple(np.stack(part) for part in zip(*rows[i], strict=True))
+                rows[i] = []
+                if waiting:
+                    running[i] = waiting.pop(0)
+                    rngs[i] = np.random.default_rng([running[i], 1])
+                else:
+                    active[i] = False
+            fresh = finished[active[finished]]
+            if len(fresh):
+                observation = env.reset(np.array([running[i] for i in fresh]), fresh)
+            if len(finished):
+                per_minute = 60 * tried / (time.monotonic() - started)
+                print(
+                    f"\r{level}: {tried}/{args.episodes} episodes, {len(kept)} kept, {per_minute:.0f} a minute",
+                    end="", flush=True,
+                )
+    print()
+    if not kept:
+        raise DatasetError(f"no episode of {tried} succeeded, nothing written")
+
+    order = sorted(kept)
+    lengths = np.array([len(kept[seed][0]) for seed in order], dtype=np.int64)
+    data = Demonstrations(
+        observation=np.concatenate([kept[seed][0] for seed in order]),
+        action=np.concatenate([kept[seed][1] for seed in order]),
+        episode_index=np.repeat(np.arange(len(order)), lengths),
+        seed=np.array(order, dtype=np.int64),
+        length=lengths,
+        success=np.ones(len(order), dtype=np.bool_),
+        spec=PegInsertBatch.spec,
+        task=args.task,
+        generator={key: value for key, value in asdict(args).items() if key not in ("out", "num_envs", "threads")}
+        | {"level": list(args.level), "hardware_hash": env.config.hash},
+    )
+    check(data, str(args.out))
+    sha256 = save(args.out, data)
+    print(
+        f"{args.out}: {len(order)} of {tried} episodes ({len(order) / tried:.1%}), {len(data.action)} steps, "
+        f"median length {int(np.median(lengths))}, sha256 {sha256[:16]}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except ValueError as error:
+        sys.exit(f"error: {error}")

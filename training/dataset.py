@@ -1,0 +1,207 @@
+"""Demonstration files: what `training.collect` writes and `training.train_beso` reads.
+
+One `.npz` holds every step of every episode, one row each, under LeRobot's feature names, and a JSON header with the spec,
+the generator's settings and the SHA-256 of the content. A file is written beside its place and moved there when whole, so
+an interrupted run leaves no half file, and a changed byte is noticed at loading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.spec import Spec, SpecError
+
+FORMAT = "dovetail-demonstrations-1"
+COLUMNS = {
+    "observation": (np.float32, 2),
+    "action": (np.float32, 2),
+    "episode_index": (np.int64, 1),
+    "episode.seed": (np.int64, 1),
+    "episode.length": (np.int64, 1),
+    "episode.success": (np.bool_, 1),
+}
+
+# Seeds of demonstrations start here and seeds of evaluation end here, so that no episode is ever seen twice.
+FIRST_TRAINING_SEED = 1_000_000
+
+
+class DatasetError(ValueError):
+    """A demonstrations file is missing, damaged or does not say what it should."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Whole episodes laid end to end.
+
+    Attributes:
+        observation: (T, D) float32, the flat input of the spec.
+        action: (T, A) float32, what the demonstrator wanted at that observation.
+        episode_index: (T,) row -> episode.
+        seed: (E,) seed of each episode.
+        length: (E,) steps of each episode.
+        success: (E,) whether it succeeded.
+        spec: names, units and frames of the columns.
+        task: what was demonstrated.
+        generator: settings that made the file.
+    """
+
+    observation: npt.NDArray[np.float32]
+    action: npt.NDArray[np.float32]
+    episode_index: npt.NDArray[np.int64]
+    seed: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    success: npt.NDArray[np.bool_]
+    spec: Spec
+    task: str
+    generator: dict[str, Any]
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """First row of each episode (E,)."""
+        return np.concatenate([[0], np.cumsum(self.length)[:-1]]).astype(np.int64)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by their names in the file."""
+        return {
+            "observation": self.observation,
+            "action": self.action,
+            "episode_index": self.episode_index,
+            "episode.seed": self.seed,
+            "episode.length": self.length,
+            "episode.success": self.success,
+        }
+
+    def header(self) -> dict[str, Any]:
+        """What the file says beside the arrays, without its hash."""
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "spec": self.spec.to_dict(),
+            "generator": self.generator,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content: header, names, types, shapes and bytes. Independent of how the file is packed."""
+        digest = hashlib.sha256(json.dumps(self.header(), sort_keys=True).encode())
+        for name, column in sorted(self.columns().items()):
+            digest.update(f"{name} {column.dtype.str} {column.shape}".encode())
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    def chunks(self, horizon: int) -> npt.NDArray[np.float32]:
+        """The actions from every row onwards (T, horizon, A).
+
+        Past the end of an episode the robot should hold: zero motion, since actions are increments, and the last gripper
+        width, which is absolute. Which components are absolute is read from their unit's field name: an action component
+        named "gripper_width" keeps its last value, all others become 0.
+        """
+        rows = np.arange(len(self.action))
+        last = (self.starts + self.length - 1)[self.episode_index]
+        wanted = rows[:, None] + np.arange(horizon)
+        chunk = self.action[np.minimum(wanted, last[:, None])]
+        motion = np.array([not name.startswith("gripper") for name in action_names(self.spec)])
+        past = wanted > last[:, None]
+        chunk[past[:, :, None] & motion] = 0.0
+        return chunk
+
+
+def action_names(spec: Spec) -> list[str]:
+    """One name per action component."""
+    names: list[str] = []
+    for field in spec.action:
+        names += field.names or [f"{field.name}[{i}]" for i in range(field.size)]
+    return names
+
+
+def save(path: Path, data: Demonstrations) -> str:
+    """Writes a demonstrations file in one step and returns its content hash."""
+    sha256 = data.sha256
+    header = json.dumps({**data.header(), "sha256": sha256}, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, header=np.array(header), **data.columns())  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return sha256
+
+
+def load(path: Path) -> Demonstrations:
+    """Reads and verifies a demonstrations file.
+
+    Raises:
+        DatasetError: the file is missing, unreadable, of another format, inconsistent, or its content differs from its hash.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(str(arrays.pop("header")))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file, expected demonstrations from training.collect") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path}: not a readable demonstrations file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise DatasetError(f"{path}:format: got {header!r:.60}, expected {FORMAT!r}")
+    if set(arrays) != set(COLUMNS):
+        raise DatasetError(f"{path}: got columns {sorted(arrays)}, expected {sorted(COLUMNS)}")
+    for name, (dtype, axes) in COLUMNS.items():
+        if arrays[name].dtype != dtype or arrays[name].ndim != axes:
+            raise DatasetError(
+                f"{path}:{name}: got {arrays[name].dtype} with {arrays[name].ndim} axes, "
+                f"expected {np.dtype(dtype).name} with {axes}"
+            )
+    try:
+        spec = Spec.from_dict(header["spec"])
+    except (SpecError, KeyError) as error:
+        raise DatasetError(f"{path}:spec: {error}") from error
+    data = Demonstrations(
+        observation=arrays["observation"],
+        action=arrays["action"],
+        episode_index=arrays["episode_index"],
+        seed=arrays["episode.seed"],
+        length=arrays["episode.length"],
+        success=arrays["episode.success"],
+        spec=spec,
+        task=header["task"],
+        generator=header["generator"],
+    )
+    if data.sha256 != header["sha256"]:
+        raise DatasetError(f"{path}:sha256: got {data.sha256}, expected {header['sha256']}")
+    check(data, str(path))
+    return data
+
+
+def check(data: Demonstrations, name: str) -> None:
+    """Raises DatasetError if sizes disagree with each other or the spec, or a value is not finite."""
+    rows = int(data.length.sum())
+    expected = {
+        "observation": (rows, data.spec.input_size),
+        "action": (rows, data.spec.action_size),
+        "episode_index": (rows,),
+        "episode.seed": data.length.shape,
+        "episode.success": data.length.shape,
+    }
+    for column, shape in expected.items():
+        array = data.columns()[column]
+        if array.shape != shape:
+            raise DatasetError(f"{name}:{column}: got shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            raise DatasetError(f"{name}:{column}: got a value that is not finite")
+    if not np.array_equal(data.episode_index, np.repeat(np.arange(len(data.length)), data.length)):
+        raise DatasetError(f"{name}:episode_index: got rows out of order, expected 0, 0, ..., 1, 1, ...")
+    if rows == 0:
+        raise DatasetError(f"{name}: got no steps, expected at least one episode")
