@@ -30,7 +30,8 @@ class Gains:
     gain: float = 0.6
     step_m: float = 0.035
     step_down_m: float = 0.03
-    step_in_hole_m: float = 0.010
+    step_in_hole_m: float = 0.012
+    step_at_rim_m: float = 0.004
     step_change_m: float = 0.02
     step_rad: float = 0.12
     grasp_tolerance_m: float = 0.003
@@ -72,8 +73,10 @@ class PegInsertExpert:
         width = np.where(held | closing | ready, CLOSED_WIDTH_M, APPROACH_WIDTH_M)
         width = np.where(done | leave, RELEASE_WIDTH_M, width)
 
-        inside = held & (height < cell.HOLE_DEPTH_M + 0.015) & (off_axis < 0.003)
-        return self._action(s, goal, yaw, width, inside)
+        over = held & (off_axis < 0.003)
+        down = np.where(over & (height < cell.HOLE_DEPTH_M + 0.008), g.step_at_rim_m, g.step_down_m)
+        down = np.where(over & (height < cell.HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
+        return self._action(s, goal, yaw, width, down)
 
     def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Goal and turn to grasp the part; and whether the fingers may close."""
@@ -112,15 +115,12 @@ class PegInsertExpert:
         goal[:, 2] = s.tool_position[:, 2] + above - height
         return goal
 
-    def _action(
-        self, s: Signals, goal: Array, yaw: Array, width: Array, inside: NDArray[np.bool_]
-    ) -> Array:
+    def _action(self, s: Signals, goal: Array, yaw: Array, width: Array, down_m: Array) -> Array:
         g = self.gains
         move = g.gain * (goal - s.target_position)
         sideways = np.linalg.norm(move[:, :2], axis=-1, keepdims=True)
         move[:, :2] *= np.minimum(1.0, g.step_m / np.maximum(sideways, 1e-9))
-        down = np.where(inside, g.step_in_hole_m, g.step_down_m)
-        move[:, 2] = np.clip(move[:, 2], -down, g.step_m)
+        move[:, 2] = np.clip(move[:, 2], -down_m, g.step_m)
         # Start and stop gently: in steady motion the target leads the tool by 1.5 policy steps.
         moving = (s.target_position - s.tool_position) / 1.5
         change = move - moving
