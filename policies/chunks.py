@@ -8,6 +8,7 @@ done twice and none is left out. When chunks stop, there is no action and the ro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,27 +75,30 @@ class ChunkBuffer:
         self.stale_s = stale_s
         self.step = 0
         self._chunk: Chunk | None = None
+        self._after_s = -math.inf
 
-    def clear(self) -> None:
+    def clear(self, now_s: float) -> None:
         """Forgets the chunk, as when a skill ends; the count of steps goes on.
 
-        As the count goes on, a chunk that was still under way before the end starts in the past and
-        cannot be mistaken for one of the next skill.
+        Args:
+            now_s: the present time. A chunk of an earlier observation, still under way, was meant
+                for what has ended and will not be taken.
         """
         self._chunk = None
+        self._after_s = now_s
 
     def push(self, chunk: Chunk) -> bool:
-        """Takes a chunk unless one from a later or the same observation is already there.
+        """Takes a chunk unless one from a later or the same observation was there.
 
         Returns:
             whether it was taken.
         """
-        held = self._chunk
-        if held is not None and (
-            chunk.stamp_s <= held.stamp_s or chunk.first_step < held.first_step
-        ):
+        if chunk.stamp_s <= self._after_s:
+            return False
+        if self._chunk is not None and chunk.first_step < self._chunk.first_step:
             return False
         self._chunk = chunk
+        self._after_s = chunk.stamp_s
         return True
 
     def due(self) -> bool:

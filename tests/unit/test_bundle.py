@@ -124,11 +124,19 @@ EVALUATION = Evaluation("med", 0.5, 10, 5, (0.24, 0.76)).to_dict()
 BAD_MANIFESTS: list[tuple[str, Spoil, str]] = [
     ("missing key", drop("task"), "task: got nothing, expected a lower-case name"),
     ("missing rate", drop("rate_hz"), "rate_hz: got nothing, expected a finite number above 0"),
-    ("missing sampler key", drop("sampler", "steps"), "sampler.steps: got nothing, expected a whole"),
+    (
+        "missing sampler key",
+        drop("sampler", "steps"),
+        "sampler.steps: got nothing, expected a whole",
+    ),
     ("unknown key", put(1, "colour"), "colour: got an unknown key, expected one of commands, "),
     ("text for a number", put("4", "horizon"), "horizon: got '4', expected a whole number"),
     ("bool for a number", put(True, "rate_hz"), "rate_hz: got True, expected a finite number"),
-    ("too many steps", put(5, "execute_steps"), "execute_steps: got 5, expected at most the horizon"),
+    (
+        "too many steps",
+        put(5, "execute_steps"),
+        "execute_steps: got 5, expected at most the horizon",
+    ),
     ("rate not the spec's", put(20.0, "rate_hz"), "rate_hz: got 20.0, expected 10"),
     ("noise shape", put([4, 4], "noise_shape"), r"noise_shape: got [4, 4], expected [4, 3]"),
     ("wrong horizon", put(8, "horizon"), "noise_shape: got [4, 3], expected [8, 3]"),
