@@ -164,16 +164,22 @@ def _robot(spec: mujoco.MjSpec, config: HardwareConfig) -> None:
 
 
 def _surroundings(spec: mujoco.MjSpec) -> None:
+    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    sky.rgb1, sky.rgb2 = [0.86, 0.90, 0.94], [0.55, 0.62, 0.70]
+    sky.width, sky.height = 64, 384
+    spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
+    spec.visual.headlight.ambient = [0.25, 0.25, 0.25]
     world = spec.worldbody
     world.add_geom(
         name="table", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.5, 0.6, 0.02],
         pos=[0.42, 0.0, -0.02], rgba=[0.80, 0.78, 0.74, 1.0], friction=[0.6, 0.005, 0.0001],
     )
     world.add_light(
-        pos=[0.2, -0.6, 1.8], dir=[0.2, 0.35, -0.9], diffuse=[0.7, 0.7, 0.7], castshadow=False,
+        pos=[0.2, -0.6, 1.8], dir=[0.2, 0.35, -0.9], diffuse=[0.5, 0.5, 0.5], castshadow=False,
     )
     world.add_light(
-        pos=[1.0, 0.8, 1.6], dir=[-0.4, -0.5, -0.8], diffuse=[0.35, 0.35, 0.35], castshadow=False,
+        pos=[1.0, 0.8, 1.6], dir=[-0.4, -0.5, -0.8], diffuse=[0.25, 0.25, 0.25], castshadow=False,
     )
 
 
@@ -212,6 +218,11 @@ def _base(spec: mujoco.MjSpec, clearance_m: float) -> None:
                 radius = hole + thickness
                 wall(f"{name}_wall{i}", [thickness, half_chord, half_z],
                      [x + radius * np.cos(angle), radius * np.sin(angle), middle_z], angle)
+            # Where the ring leaves the corners of its block open.
+            corner = half_x * (1.0 - np.sqrt(0.5)) / 2
+            for i, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
+                wall(f"{name}_corner{i}", [corner, corner, half_z],
+                     [x + sx * (half_x - corner), sy * (half_x - corner), middle_z])
             for sign in (-1, 1):
                 end = (half_y - half_x) / 2
                 wall(f"{name}_end{sign}", [half_x, end, half_z],
@@ -246,9 +257,12 @@ def _part(spec: mujoco.MjSpec, name: str, kind: str) -> None:
 
 def _cameras(spec: mujoco.MjSpec, config: HardwareConfig) -> None:
     spec.worldbody.add_camera(
-        name="front", pos=[1.25, -0.05, 0.62], xyaxes=[0.0, 1.0, 0.0, -0.58, 0.0, 0.81], fovy=45.0
+        name="front", pos=[1.25, -0.05, 0.62], xyaxes=[0.0, 1.0, 0.0, -0.58, 0.0, 0.81], fovy=38.0
     )
-    hand = spec.body(f"panda_link{len(config.joints)}")
-    hand.add_camera(
-        name="wrist", pos=[0.0, 0.09, 0.10], fovy=65.0, quat=[0.0, 0.0, 1.0, 0.0]
+    # On the hand's side where no finger moves, looking along the tool and tilted towards its point.
+    hand = so3.from_rpy(np.array(config.tool.origin_rpy_rad))
+    tilt = so3.exp(np.array([0.0, np.pi - 0.45, 0.0]))
+    spec.body(f"panda_link{len(config.joints)}").add_camera(
+        name="wrist", pos=hand @ [0.09, 0.0, 0.09], fovy=60.0,
+        quat=so3.quaternion(hand @ tilt @ so3.about_z(np.array(-np.pi / 2))),
     )

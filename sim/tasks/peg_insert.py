@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
@@ -197,6 +198,12 @@ class PegInsertBatch:
             socket,
             self.symmetry,
         )
+
+    def snapshot(self, i: int) -> mujoco.MjData:
+        """Simulation `i` with everything computed that a picture or a measurement needs."""
+        data = self.batch.get_data(i)
+        mujoco.mj_forward(self.model, data)
+        return data
 
     def observe(self) -> NDArray[np.float32]:
         """The flat observation (N, D) of the newest reading."""
