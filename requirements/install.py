@@ -1,0 +1,171 @@
+"""Sets everything up: python environments, ROS 2, the colcon workspace.
+
+``install.py`` makes ``.venv`` (what a robot and the simulation run; never torch) and builds ``ros_ws``.
+``install.py --training`` lays ``.venv-train`` over it for training and the tests. Run through ``make setup``.
+What is up to date is left alone: each part carries a stamp of the lock files and the interpreter it was made from.
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "requirements"))
+
+import prerequisites  # noqa: E402
+from steps import Progress, SetupError, clean_environment, digest, is_fresh  # noqa: E402
+
+VENV = ROOT / ".venv"
+VENV_TRAIN = ROOT / ".venv-train"
+REQUIREMENTS = ROOT / "requirements"
+FROM_PYPI = ROOT / "ros_ws" / "from_pypi"
+WORKSPACE = ROOT / "ros_ws"
+BUILD = ROOT / "build"
+
+PIP = ["-m", "pip"]
+PIP_INSTALL = ["install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+
+
+class Installation:
+    """The parts to bring up to date and how."""
+
+    def __init__(self, training: bool) -> None:
+        """``training`` adds ``.venv-train``."""
+        self.training = training
+        self.ros = prerequisites.sourced_ros(dict(os.environ))
+        self.environment = clean_environment()
+        if self.ros:
+            # What `setup.bash` of the sourced ROS 2 put there is wanted.
+            self.environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+        interpreter = f"{os.path.realpath(sys.executable)} {sys.version}"
+        self.locks = [REQUIREMENTS / "runtime.txt"]
+        if self.ros is None:
+            self.locks += [FROM_PYPI / "ros-jazzy.txt", FROM_PYPI / "patch_wheels.py"]
+        self.venv_stamp = digest(self.locks, interpreter, str(ROOT), str(self.ros))
+        self.train_stamp = digest([REQUIREMENTS / "training.txt", REQUIREMENTS / "layer.py"], self.venv_stamp)
+        source = WORKSPACE / "src"
+        self.workspace_stamp = digest([source], self.venv_stamp) if source.is_dir() else None
+
+    def stale_parts(self) -> list[str]:
+        """The parts that are missing or made from something else, in the order they must be made."""
+        stale = []
+        if not is_fresh(VENV / "dovetail.stamp", self.venv_stamp):
+            stale.append("venv")
+        if self.workspace_stamp and not is_fresh(WORKSPACE / "install" / "dovetail.stamp", self.workspace_stamp):
+            stale.append("workspace")
+        if self.training and not is_fresh(VENV_TRAIN / "dovetail.stamp", self.train_stamp):
+            stale.append("train")
+        return stale
+
+    def bring_up_to_date(self, stale: Sequence[str]) -> None:
+        """Makes the stale parts, printing the progress.
+
+        Raises:
+            SetupError: a step failed.
+        """
+        steps = {"venv": 2 if self.ros else 4, "workspace": 1, "train": 2}
+        progress = Progress(BUILD / "setup.log", sum(steps[part] for part in stale))
+        for part in stale:
+            {"venv": self.make_venv, "workspace": self.build_workspace, "train": self.make_venv_train}[part](progress)
+
+    def make_venv(self, progress: Progress) -> None:
+        """Creates .venv with the runtime packages and, where no ROS 2 is sourced, with Jazzy's wheels."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+        create = [sys.executable, "-m", "venv", str(VENV)]
+        if self.ros:
+            create.insert(3, "--system-site-packages")
+        pip = [str(VENV / "bin" / "python"), *PIP]
+        if not prerequisites.has_ensurepip():
+            create.insert(3, "--without-pip")
+            pip = [sys.executable, *PIP, "--python", str(VENV / "bin" / "python")]
+        underlay = f"ROS 2 {self.ros} from the system" if self.ros else "ROS 2 Jazzy from PyPI"
+        progress.run(f"Python {version} environment in .venv, {underlay}", [["rm", "-rf", str(VENV)], create], self.environment, ROOT)
+        runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(REQUIREMENTS / "runtime.txt")]
+        progress.run("MuJoCo, ONNX Runtime, OpenCV and their kin", [runtime], self.environment, ROOT)
+        if self.ros is None:
+            wheels = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(FROM_PYPI / "ros-jazzy.txt")]
+            progress.run("ROS 2 Jazzy and colcon", [wheels], self.environment, ROOT)
+            patch = [str(VENV / "bin" / "python"), str(FROM_PYPI / "patch_wheels.py")]
+            progress.run("ROS 2's build files and the ros2 command", [patch], self.environment, ROOT)
+        (VENV / "dovetail.stamp").write_text(self.venv_stamp)
+
+    def build_workspace(self, progress: Progress) -> None:
+        """Builds ros_ws/src with colcon into ros_ws/install."""
+        environment = dict(self.environment, PATH=f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
+        if self.ros is None:
+            environment.pop("LD_LIBRARY_PATH", None)
+            environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(VENV)
+        python = str(VENV / "bin" / "python")
+        colcon = [python, "-m", "colcon"] if self.ros is None else ["colcon"]
+        build = [
+            *colcon, "build", "--event-handlers", "console_direct+", "--cmake-args",
+            "-DBUILD_TESTING=OFF", "-DPython3_FIND_VIRTUALENV=FIRST", f"-DPython3_EXECUTABLE={python}",
+        ]  # fmt: skip
+        # A build folder made by another interpreter keeps that one's headers in its cache.
+        made_by = WORKSPACE / "build" / "dovetail.venv"
+        if not is_fresh(made_by, self.venv_stamp):
+            for folder in ("build", "install", "log"):
+                shutil.rmtree(WORKSPACE / folder, ignore_errors=True)
+        progress.run("ROS 2 workspace with colcon", [build], environment, WORKSPACE)
+        made_by.write_text(self.venv_stamp)
+        assert self.workspace_stamp is not None
+        (WORKSPACE / "install" / "dovetail.stamp").write_text(self.workspace_stamp)
+
+    def make_venv_train(self, progress: Progress) -> None:
+        """Creates .venv-train, which sees everything in .venv and adds torch, the tests' tools and the linters."""
+        create = [sys.executable, "-m", "venv", "--without-pip", str(VENV_TRAIN)]
+        if self.ros:
+            create.insert(3, "--system-site-packages")
+        title = "Environment for training and tests in .venv-train"
+        progress.run(title, [["rm", "-rf", str(VENV_TRAIN)], create], self.environment, ROOT)
+        python_dir = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        packages = VENV_TRAIN / "lib" / python_dir / "site-packages"
+        shutil.copy(REQUIREMENTS / "layer.py", packages / "dovetail_layer.py")
+        lower = VENV / "lib" / python_dir / "site-packages"
+        (packages / "dovetail_layer.pth").write_text(f"import dovetail_layer; dovetail_layer.lay({str(lower)!r})\n")
+        pip = [str(VENV / "bin" / "python"), *PIP] if prerequisites.has_ensurepip() else [sys.executable, *PIP]
+        install = [*pip, "--python", str(VENV_TRAIN / "bin" / "python"), *PIP_INSTALL]
+        install += ["-r", str(REQUIREMENTS / "training.txt")]
+        progress.run("torch, diffusers, pytest and their kin", [install], self.environment, ROOT)
+        (VENV_TRAIN / "dovetail.stamp").write_text(self.train_stamp)
+
+
+def main() -> int:
+    """Returns the exit code: 0 if everything is up to date now."""
+    parser = argparse.ArgumentParser(description="Set up Dovetail's environments and its ROS 2 workspace.")
+    parser.add_argument("--training", action="store_true", help="also make .venv-train for training and the tests")
+    arguments = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "setup.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("setup: waiting for another set-up of this folder to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            installation = Installation(arguments.training)
+            stale = installation.stale_parts()
+            if not stale:
+                return 0
+            problems = prerequisites.find_problems(ROOT)
+            if problems:
+                raise SetupError("this machine lacks:\n" + "\n".join(f"  - {problem}" for problem in problems))
+            begin = time.monotonic()
+            installation.bring_up_to_date(stale)
+            print(f"Set-up complete in {time.monotonic() - begin:.0f} s.", flush=True)
+        except (SetupError, ValueError) as error:
+            print(f"setup: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nsetup: interrupted; run it again to go on", file=sys.stderr)
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

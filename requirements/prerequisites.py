@@ -1,0 +1,73 @@
+"""What the machine must bring, checked before anything is downloaded."""
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+UNSUPPORTED_DISTROS = ("foxy", "galactic", "humble", "iron")
+
+
+def find_problems(root: Path, needs_compiler: bool = True) -> list[str]:
+    """One sentence for each thing that is missing, with what to install; empty if all is there."""
+    problems = []
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        problems.append(
+            f"machine: got {platform.system()} {platform.machine()}, expected Linux x86_64 (the wheels of ROS 2 need it)"
+        )
+    if any(character.isspace() or character in ":;" for character in str(root)):
+        problems.append(f"folder: got '{root}', expected a path without spaces, ':' and ';' (ROS 2's own tools split on them)")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if importlib.util.find_spec("venv") is None or not (has_ensurepip() or has_pip()):
+        problems.append(f"Python {version} has neither ensurepip nor pip: apt install python{version}-venv")
+    if needs_compiler:
+        header = Path(sysconfig.get_path("include"), "Python.h")
+        if not header.is_file():
+            problems.append(f"{header} is missing: apt install python{version}-dev")
+        for tool, package in (("gcc", "gcc"), ("make", "make"), ("g++", "g++")):
+            if shutil.which(tool) is None:
+                problems.append(f"{tool} is missing: apt install {package}")
+    return problems
+
+
+def has_ensurepip() -> bool:
+    """Whether this Python can put pip into a virtual environment by itself (Debian splits that off)."""
+    return importlib.util.find_spec("ensurepip") is not None
+
+
+def has_pip() -> bool:
+    """Whether this Python has a pip that can work on another environment."""
+    if importlib.util.find_spec("pip") is None:
+        return False
+    from pip import __version__
+
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (22, 3)
+
+
+def sourced_ros(environment: dict[str, str]) -> str | None:
+    """The name of the ROS 2 distribution that is sourced and that this Python can import, or None.
+
+    Raises:
+        ValueError: it is older than Jazzy.
+    """
+    distro = environment.get("ROS_DISTRO")
+    if not distro or not environment.get("AMENT_PREFIX_PATH"):
+        return None
+    probe = subprocess.run(
+        [sys.executable, "-c", "import rclpy"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    if probe.returncode != 0:
+        return None
+    if distro in UNSUPPORTED_DISTROS:
+        raise ValueError(
+            f"ROS_DISTRO: got {distro}, expected jazzy or newer; a shell that has no ROS 2 sourced takes Jazzy from PyPI"
+        )
+    return distro
