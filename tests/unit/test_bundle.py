@@ -1,4 +1,4 @@
-"""Bundles: a valid one loads, every spoilt one is refused with a message that says what is wrong."""
+"""Bundles: a valid one loads, every spoilt one is refused with a message that says why."""
 
 from __future__ import annotations
 
