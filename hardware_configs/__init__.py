@@ -1,8 +1,8 @@
 """One contract per robot: strict YAML files and the loader that reads them."""
 
+from hardware_configs.loader import ConfigError, load
 from hardware_configs.schema import (
     Camera,
-    ConfigError,
     Gripper,
     HardwareConfig,
     Joint,
@@ -10,7 +10,6 @@ from hardware_configs.schema import (
     Safety,
     Tool,
     Topic,
-    load,
 )
 
 __all__ = [

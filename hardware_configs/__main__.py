@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hardware_configs.schema import ConfigError, load
+from hardware_configs.loader import ConfigError, load
 
 
 def main(arguments: list[str] | None = None) -> int:

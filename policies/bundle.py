@@ -12,7 +12,6 @@ The graph has the inputs ``observation`` (N, D) and ``noise`` (N, H, A), unit no
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_configs.strict import Problems, read_json
+from policies.graph import open_graph
 from policies.manifest import Evaluation, Manifest, SamplerValue, read_manifest
 from policies.spec import Spec
 
@@ -136,7 +136,9 @@ def load_bundle(name_or_path: str | Path, *, hardware_hash: str) -> Bundle:
         problems.raise_if_any(BundleError)
     contents = _read_verified(folder, manifest)
     check = _read_check(contents[CHECK], f"{folder.name}/{CHECK}", manifest)
-    session = _open_session(contents[GRAPH], f"{folder.name}/{GRAPH}", manifest)
+    problems = Problems(f"{folder.name}/{GRAPH}")
+    session = open_graph(contents[GRAPH], manifest, problems)
+    problems.raise_if_any(BundleError)
     bundle = Bundle(folder, manifest, check, session)
     _reproduce_check(bundle)
     return bundle
@@ -295,65 +297,12 @@ def _read_check(content: bytes, file: str, manifest: Manifest) -> Check:
     return Check(**arrays)
 
 
-def _open_session(graph: bytes, file: str, manifest: Manifest) -> Any:
-    """Opens the graph and compares its inputs, output and baked-in sampler with the manifest."""
-    # Imported here: it takes most of a second, and only who runs a graph should pay for it.
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    # One thread: small graphs lose by more, and the control loop needs the other core.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is in the exception
-    problems = Problems(file)
-    try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as reason:  # onnxruntime's errors have no common base but Exception
-        text = " ".join(str(reason).split())
-        raise BundleError(
-            f"{file}: got a graph that onnxruntime refuses ({text}), expected a valid ONNX model"
-        ) from None
-    chunk = manifest.noise_shape
-    inputs = {"observation": (manifest.spec.input_size,), "noise": chunk}
-    _compare_tensors(problems, "inputs", session.get_inputs(), inputs)
-    _compare_tensors(problems, "outputs", session.get_outputs(), {"actions": chunk})
-    sampler = None if manifest.sampler is None else dict(manifest.sampler)
-    baked = session.get_modelmeta().custom_metadata_map.get("sampler", "")
-    try:
-        agrees = json.loads(baked) == sampler
-    except json.JSONDecodeError:
-        agrees = False
-    if not agrees:
-        expected = f"{json.dumps(sampler, sort_keys=True)} of the manifest"
-        problems.add("metadata.sampler", baked or "nothing", expected)
-    problems.raise_if_any(BundleError)
-    return session
-
-
-def _compare_tensors(
-    problems: Problems, key: str, tensors: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    found = {tensor.name: tensor for tensor in tensors}
-    if set(found) != set(shapes):
-        problems.add(key, ", ".join(sorted(found)) or "none", ", ".join(sorted(shapes)))
-        return
-    for name, shape in shapes.items():
-        tensor = found[name]
-        if tensor.type != "tensor(float)":
-            problems.add(f"{key}.{name}", tensor.type, "tensor(float)")
-        # A fixed batch shows as a number, a free one as a name or nothing.
-        if len(tensor.shape) != len(shape) + 1 or tuple(tensor.shape[1:]) != shape:
-            expected = f"(N, {', '.join(map(str, shape))}) of the manifest"
-            problems.add(f"{key}.{name}", f"shape {tuple(tensor.shape)}", f"shape {expected}")
-        elif isinstance(tensor.shape[0], int):
-            problems.add(f"{key}.{name}", f"a fixed batch of {tensor.shape[0]}", "a free batch")
-
-
 def _reproduce_check(bundle: Bundle) -> None:
     problems = Problems(f"{bundle.folder.name}/{GRAPH}")
     check = bundle.check
     try:
         actions = bundle.run(check.observation, check.noise)
-    except Exception as reason:  # see _open_session
+    except Exception as reason:  # onnxruntime's errors have no common base but Exception
         text = " ".join(str(reason).split())
         raise BundleError(
             f"{problems.file}: got a failing run on the check input ({text}), expected actions"

@@ -208,7 +208,7 @@ def test_corrupt_file_is_refused_before_the_runtime_sees_it(
     def refuse(*_: object) -> None:
         raise AssertionError("onnxruntime must not see unverified bytes")
 
-    monkeypatch.setattr("policies.bundle._open_session", refuse)
+    monkeypatch.setattr("policies.bundle.open_graph", refuse)
     for name in (GRAPH, CHECK):
         content = bytearray((folder / name).read_bytes())
         content[len(content) // 2] ^= 1
