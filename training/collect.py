@@ -125,6 +125,8 @@ def main(args: Args) -> None:
     if not kept:
         raise DatasetError(f"no episode of {tried} succeeded, nothing written")
 
+    # Where the file lies and how many ran side by side changes nothing in it.
+    generator = {k: v for k, v in asdict(args).items() if k not in ("out", "num_envs", "threads")}
     order = sorted(kept)
     lengths = np.array([len(kept[seed][0]) for seed in order], dtype=np.int64)
     data = Demonstrations(
@@ -136,8 +138,11 @@ def main(args: Args) -> None:
         success=np.ones(len(order), dtype=np.bool_),
         spec=PegInsertBatch.spec,
         task=args.task,
-        generator={key: value for key, value in asdict(args).items() if key not in ("out", "num_envs", "threads")}
-        | {"level": list(args.level), "hardware_hash": env.config.hash},
+        generator=generator | {
+            "level": list(args.level),
+            "hardware_hash": env.config.hash,
+            "command": "python -m training.collect " + " ".join(sys.argv[1:]),
+        },
     )
     check(data, str(args.out))
     sha256 = save(args.out, data)

@@ -1,0 +1,217 @@
+"""Measures a policy's success on unseen seeds.
+
+    python -m training.evaluate --task peg_insert --bundle peg_beso --level med --seed0 0 --episodes 200 --report r.json
+
+The same episodes run in the batch simulation, or with `--via ros` through the launched nodes. The last line printed is the
+summary. Needs no torch: this is the serving environment's own check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from hardware_configs import load
+from policies.bundle import bundle_folder, load_bundle, record_evaluation
+from policies.manifest import Evaluation
+from policies.runtime import Policy
+from training.dataset import FIRST_TRAINING_SEED
+from training.rollout import chunk_actor, expert_actor, run_episodes, wilson_interval
+
+ROOT = Path(__file__).parents[1]
+LATENCY_CALLS = 500
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measures a policy's success on unseen seeds."""
+
+    task: Literal["peg_insert"] = "peg_insert"
+    """Task of the cell."""
+    bundle: str = "peg_beso"
+    """Name of a bundle in the zoo, or a folder's path."""
+    expert: bool = False
+    """Measure the scripted expert, from noisy readings, instead of a bundle."""
+    level: Literal["low", "med", "high"] = "med"
+    """Level of randomisation."""
+    clearance_mm: float = 0.5
+    """Gap between peg and socket on each side, mm."""
+    seed0: int = 0
+    """First seed; episode i has seed seed0 + i. Seeds from 1,000,000 belong to training."""
+    episodes: int = 200
+    """Episodes to run."""
+    report: Path | None = None
+    """JSON file to write."""
+    record: bool = False
+    """Add the result to the bundle's manifest."""
+
+    # How
+    via: Literal["sim", "ros"] = "sim"
+    """Run in the batch simulation, or through the launched ROS 2 nodes."""
+    num_envs: int = 50
+    """Simulations stepped together (sim)."""
+    threads: int = 0
+    """Physics threads, 0 for one per core (sim)."""
+
+
+def measure_latency_ms(policy: Policy) -> dict[str, float]:
+    """Milliseconds of one call with one observation, over several hundred calls after a warm-up."""
+    policy.warm_up()
+    check = policy.bundle.check
+    times = np.empty(LATENCY_CALLS)
+    for i in range(LATENCY_CALLS):
+        row = slice(i % len(check.noise), i % len(check.noise) + 1)
+        start = time.perf_counter()
+        policy.infer(check.observation[row], check.noise[row])
+        times[i] = time.perf_counter() - start
+    return {f"p{q}": round(1e3 * float(np.percentile(times, q)), 3) for q in (50, 99)}
+
+
+def current_commit() -> str:
+    """Hash of the checked-out commit, or "unknown" outside a repository."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def evaluate_in_sim(args: Args) -> dict[str, Any]:
+    """Runs the episodes in the batch simulation."""
+    from sim.tasks.peg_insert import PegInsertBatch  # `--via ros` needs no simulator in this process
+
+    config = load("panda")
+    env = PegInsertBatch(
+        min(args.num_envs, args.episodes), args.level, args.clearance_mm, nthread=args.threads, config=config
+    )
+    latency: dict[str, float] | None = None
+    if args.expert:
+        actor = expert_actor()
+    else:
+        bundle = load_bundle(args.bundle, hardware_hash=config.hash)
+        if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
+            raise ValueError(
+                f"{bundle.name}: got a policy for task {bundle.manifest.task!r}, expected {args.task!r} and its spec"
+            )
+        policy = Policy(bundle)
+        latency = measure_latency_ms(policy)
+        actor = chunk_actor(policy.infer, bundle.noise_shape, bundle.execute_steps)
+
+    def show(over: int, won: int) -> None:
+        if over % 10 == 0 or over == args.episodes:
+            print(f"{over}/{args.episodes} episodes, {won} successes", file=sys.stderr, flush=True)
+
+    episodes = run_episodes(env, actor, range(args.seed0, args.seed0 + args.episodes), show)
+    depth_m = np.concatenate([d for e in episodes for d in e.penetration_m])
+    forces = np.array([e.peak_force_n for e in episodes])
+    steps = np.array([e.steps for e in episodes if e.success])
+    return {
+        "successes": sum(e.success for e in episodes),
+        "failed_seeds": [e.seed for e in episodes if not e.success],
+        "control_hz": config.rates.control_hz,
+        "latency_ms": latency,
+        "steps_median": float(np.median(steps)) if len(steps) else None,
+        "penetration_p95_mm": round(1e3 * float(np.percentile(depth_m, 95)), 4) if len(depth_m) else None,
+        "peak_force_p95_n": round(float(np.percentile(forces, 95)), 2),
+        "peak_force_max_n": round(float(forces.max()), 2),
+    }
+
+
+def evaluate_via_ros(args: Args) -> dict[str, Any]:
+    """Launches the nodes, lets them run the same seeds, and reads the report they leave.
+
+    Raises:
+        ValueError: the launch left no readable report of all the episodes.
+    """
+    if args.expert:
+        raise ValueError("--expert: got --via ros, expected --via sim; the nodes run bundles")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = ["ros2", "launch", str(ROOT / "launch" / "assembly.launch.py")]
+        command += [
+            f"task:={args.task}", f"episodes:={args.episodes}", f"seed0:={args.seed0}", f"level:={args.level}",
+            f"clearance:={args.clearance_mm}", f"bundle:={args.bundle}", f"report:={report}",
+        ]
+        environment = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        try:
+            # Its exit code says whether every episode succeeded, which is what is being measured here.
+            code = subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+        except FileNotFoundError:
+            raise ValueError("ros2: got no such command, expected a sourced ROS 2 (. ros_ws/env.sh)") from None
+        try:
+            found = json.loads(report.read_text())
+            results = {int(e["seed"]): bool(e["success"]) for e in found["episodes"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"ros2 launch: got exit code {code} and no usable report ({error!r})") from error
+    wanted = range(args.seed0, args.seed0 + args.episodes)
+    missing = [seed for seed in wanted if seed not in results]
+    if missing:
+        raise ValueError(f"ros2 launch: got no result for seeds {missing}, expected all {args.episodes}")
+    measured = ("control_hz", "latency_ms", "penetration_p95_mm", "peak_force_n", "deadline_misses")
+    return {
+        "successes": sum(results[seed] for seed in wanted),
+        "failed_seeds": [seed for seed in wanted if not results[seed]],
+    } | {key: found.get(key) for key in measured}
+
+
+def main(args: Args) -> None:
+    """Evaluates, prints the summary and writes the report."""
+    if args.episodes < 1 or args.num_envs < 1:
+        raise ValueError(f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1")
+    if args.seed0 < 0 or args.seed0 + args.episodes > FIRST_TRAINING_SEED:
+        raise ValueError(
+            f"--seed0: got seeds {args.seed0} to {args.seed0 + args.episodes - 1}, "
+            f"expected 0 to {FIRST_TRAINING_SEED - 1}; the others may have been trained on"
+        )
+    if args.clearance_mm <= 0:
+        raise ValueError(f"--clearance-mm: got {args.clearance_mm}, expected a positive number")
+    if args.record and args.expert:
+        raise ValueError("--record: got --expert, expected a bundle to record the result in")
+    started = time.monotonic()
+    measured = evaluate_via_ros(args) if args.via == "ros" else evaluate_in_sim(args)
+    successes = measured.pop("successes")
+    low, high = wilson_interval(successes, args.episodes)
+    result = {
+        "task": args.task,
+        "level": args.level,
+        "clearance_mm": args.clearance_mm,
+        "bundle": "expert" if args.expert else args.bundle,
+        "via": args.via,
+        "seed0": args.seed0,
+        "episodes": args.episodes,
+        "successes": successes,
+        "success_rate": successes / args.episodes,
+        "ci95": [round(low, 4), round(high, 4)],
+        **measured,
+        "seconds": round(time.monotonic() - started, 1),
+        "commit": current_commit(),
+    }
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(json.dumps(result, indent=2) + "\n")
+    if args.record:
+        evaluation = Evaluation(args.level, args.clearance_mm, args.episodes, successes, (low, high))
+        record_evaluation(bundle_folder(args.bundle), evaluation)
+    latency = result.get("latency_ms")
+    shown = f", latency p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} ms" if latency else ""
+    print(
+        f"{args.task} {result['bundle']} via {args.via}, level {args.level}, {args.clearance_mm:g} mm: "
+        f"{successes}/{args.episodes} = {successes / args.episodes:.1%} (95 % {low:.1%} to {high:.1%}){shown}"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
