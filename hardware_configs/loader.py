@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def _read_joints(root: Node, problems: Problems) -> tuple[Joint, ...]:
         if index != i + 1 and node.is_mapping:
             node.wrong("index", f"{i + 1}, its place in the list (joints out of order)")
         sign = node.number("sign")
-        if sign not in (1.0, -1.0) and sign == sign:
+        if not math.isnan(sign) and abs(sign) != 1:
             node.wrong("sign", "1 or -1")
         joint = Joint(
             name=node.text("name", NAME, "a name of letters, digits and _"),
@@ -120,14 +121,14 @@ def _check_name(node: Node, name: str, before: list[Joint]) -> None:
         other_stem, other_number = _split_number(other.name)
         if name and other.name == name:
             node.wrong("name", "a name that no other joint has")
-        elif number is not None and other_number is not None and stem == other_stem:
-            if number <= other_number:
-                node.wrong("name", f"a joint that comes after {other.name} (joints out of order)")
+        elif stem == other_stem and 0 <= number <= other_number:
+            node.wrong("name", f"a joint that comes after {other.name} (joints out of order)")
 
 
-def _split_number(name: str) -> tuple[str, int | None]:
+def _split_number(name: str) -> tuple[str, int]:
+    """Returns a name without its trailing number, and that number or -1."""
     found = re.fullmatch(r"(.*?)(\d+)", name)
-    return (found[1], int(found[2])) if found else (name, None)
+    return (found[1], int(found[2])) if found else (name, -1)
 
 
 def _read_home(root: Node, joints: tuple[Joint, ...], problems: Problems) -> tuple[float, ...]:

@@ -302,7 +302,8 @@ def _reproduce_check(bundle: Bundle) -> None:
     check = bundle.check
     try:
         actions = bundle.run(check.observation, check.noise)
-    except Exception as reason:  # onnxruntime's errors have no common base but Exception
+    # onnxruntime's errors have no common base but Exception
+    except Exception as reason:  # noqa: BLE001
         text = " ".join(str(reason).split())
         raise BundleError(
             f"{problems.file}: got a failing run on the check input ({text}), expected actions"

@@ -31,7 +31,8 @@ def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
     options.log_severity_level = 4  # what is wrong is in the exception
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as reason:  # onnxruntime's errors have no common base but Exception
+    # onnxruntime's errors have no common base but Exception
+    except Exception as reason:  # noqa: BLE001
         text = " ".join(str(reason).split())
         problems.add("", f"a graph that onnxruntime refuses ({text})", "a valid ONNX model")
         return None
