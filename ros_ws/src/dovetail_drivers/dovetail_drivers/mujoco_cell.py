@@ -1,0 +1,289 @@
+"""The MuJoCo cell as a machine: the same face that a driver of real hardware shows, without ROS.
+
+``tick`` is the machine's own servo cycle: it follows the last good command through the model's
+position actuators and brakes within the acceleration limits when commands stop. What a real cell
+has besides the arm is here too: a feeder, perception with noise, and, since this cell is simulated,
+the truth for evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from hardware_configs import HardwareConfig
+from numpy.typing import NDArray
+from policies.control import so3
+from policies.control.safety_filter import SafetyFilter
+from sim import cell, layout, scene
+from sim.robots import panda
+from sim.tasks.peg_insert import START_WIDTH_M, PegInsertBatch
+
+from dovetail_drivers.commands import CommandRefused, JointCommand, check_jump, read_command
+
+Array = NDArray[np.float64]
+Pose = tuple[Array, Array]
+
+EPISODE_TASKS = ("peg_insert",)
+SETTLED_RAD_S = 0.01
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Readings at one moment; poses are (position (3,), rotation (3, 3)), robot base frame."""
+
+    q_rad: Array
+    dq_rad_s: Array
+    effort_nm: Array
+    gripper_width_m: float
+    parts: Mapping[str, Pose]
+    sockets: Mapping[str, Pose]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an omniscient observer says: poses without noise, contact since the last loading."""
+
+    inserted: bool
+    penetration_p95_m: float
+    peak_force_n: float
+
+
+class MujocoCell:
+    """A Panda in its cell.
+
+    Args:
+        config: the robot.
+        clearance_mm: gap a side between part and hole.
+        level: low, med or high; how parts lie and how noisy perception is.
+        seed: of the first layout and of the noise.
+
+    Attributes:
+        holding: whether the arm brakes or stands instead of following commands.
+        load_count: grows with each loading and reset.
+    """
+
+    def __init__(
+        self, config: HardwareConfig, clearance_mm: float, level: str = "low", seed: int = 0
+    ) -> None:
+        self.config = config
+        self.clearance_mm = clearance_mm
+        self.level = layout.level_of(level)
+        self._seed = seed
+        self._rng = np.random.default_rng([seed, 0])
+        self._stale_s = config.topics["joint_command"].stale_s
+        self._dt_s = 1.0 / config.rates.control_hz
+        self._brake = SafetyFilter(config)
+        self._enabled = False
+        self.holding = True
+        self.load_count = 0
+
+    def connect(self) -> None:
+        """Builds the cell, the arm at home with open fingers, held."""
+        self._model = cell.build(self.config, self.clearance_mm * 1e-3)
+        self._data = mujoco.MjData(self._model)
+        self._scene = scene.Scene(self._model, self.config)
+        self._substeps = round(self._dt_s / self._model.opt.timestep)
+        self._episodes: dict[str, PegInsertBatch] = {}
+        self._stand(np.array(self.config.home_rad))
+        self._load(layout.sample(self.level, np.random.default_rng([self._seed, 0])))
+
+    def disconnect(self) -> None:
+        """Stops following commands."""
+        self.enable(False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the arm is held and measured at rest."""
+        return self.holding and self.speed_max_rad_s < SETTLED_RAD_S
+
+    @property
+    def speed_max_rad_s(self) -> float:
+        """The fastest joint's measured speed."""
+        return float(np.abs(self._data.qvel[self._scene.arm_qvel]).max())
+
+    @property
+    def hold_age_s(self) -> float:
+        """Robot time since the last good command."""
+        return self._silent_ticks * self._dt_s
+
+    def enable(self, enabled: bool) -> None:
+        """Follows commands from now on, or brakes and ignores them."""
+        self._enabled = enabled
+        if not enabled:
+            self._hold()
+
+    def get_observation(self) -> Observation:
+        """The newest readings, with the noise of the level on the perceived poses."""
+        data, scn = self._data, self._scene
+        qpos, mocap = data.qpos[None], (data.mocap_pos[None], data.mocap_quat[None])
+        return Observation(
+            q_rad=data.qpos[scn.arm_qpos],
+            dq_rad_s=data.qvel[scn.arm_qvel],
+            effort_nm=data.actuator_force[scn.arm_ctrl],
+            gripper_width_m=float(scn.gripper_width(qpos)[0]),
+            parts={name: self._noisy(scn.part_pose(name, qpos)) for name in cell.PARTS},
+            sockets={name: self._noisy(scn.socket_pose(name, *mocap)) for name in cell.SOCKETS},
+        )
+
+    def send_action(
+        self, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+    ) -> JointCommand:
+        """Takes a command for the next ticks.
+
+        Returns:
+            What was sent to the servos.
+
+        Raises:
+            CommandRefused: the command is not passed on, see dovetail_drivers.commands.
+        """
+        if not self._enabled:
+            raise CommandRefused("command: got one while not active, expected none")
+        command = read_command(self.config, names, positions, velocities)
+        check_jump(self.config, command, self._command, self.hold_age_s)
+        self._command = command
+        self._silent_ticks = 0
+        self.holding = False
+        return command
+
+    def tick(self) -> None:
+        """One control period of the machine."""
+        self._silent_ticks += 1
+        if not self.holding and self.hold_age_s > self._stale_s:
+            self._hold()
+        if self.holding:
+            q_rad = self._brake.step(self._brake.q_rad)[0]
+            self._command = JointCommand(
+                q_rad, self._brake.dq_rad_s[0], self._command.gripper_width_m
+            )
+        command = self._command
+        self._data.ctrl[self._scene.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
+        self._data.ctrl[self._scene.gripper_ctrl] = command.gripper_width_m
+        mujoco.mj_step(self._model, self._data, self._substeps)
+        self._measure_contact()
+
+    def load_product(self, seed: int, index: int, level: str) -> None:
+        """The feeder clears the table and brings base and parts of product `index` of a run.
+
+        Raises:
+            ValueError: no such level.
+        """
+        self.level = layout.level_of(level)
+        self._rng = np.random.default_rng([seed, index, 1])
+        self._load(layout.sample(self.level, np.random.default_rng([seed, index])))
+
+    def feed_part(self, part: str) -> None:
+        """The feeder takes a part away, wherever it is, and stands it on the table anew.
+
+        Raises:
+            ValueError: no such part.
+        """
+        if part not in cell.PARTS:
+            raise ValueError(f"part: got {part!r}, expected one of {', '.join(cell.PARTS)}")
+        start = self._scene.part_qpos
+        others = [self._data.qpos[start[n] : start[n] + 2].copy() for n in start if n != part]
+        taken = [self._data.mocap_pos[0, :2].copy(), *others]
+        xy, yaw_rad = layout.sample_part(self.level, self._rng, part, taken)
+        self._scene.place_part(part, np.array([*xy, 0.0]), yaw_rad, self._data.qpos)
+        self._rest_parts([part])
+
+    def reset(self, task: str, seed: int, level: str) -> tuple[str, str]:
+        """Sets arm and cell to the start of evaluation episode `seed`, as the training task does.
+
+        Returns:
+            The part to insert and its socket.
+
+        Raises:
+            ValueError: no such task or level.
+        """
+        if task not in EPISODE_TASKS:
+            raise ValueError(f"task: got {task!r}, expected one of {', '.join(EPISODE_TASKS)}")
+        self.level = layout.level_of(level)
+        if level not in self._episodes:
+            self._episodes[level] = PegInsertBatch(
+                1, level, self.clearance_mm, nthread=1, config=self.config
+            )
+        episode = self._episodes[level]
+        episode.reset(np.array([seed]))
+        mujoco.mj_resetData(self._model, self._data)
+        for name in ("qpos", "mocap_pos", "mocap_quat"):
+            getattr(self._data, name)[:] = episode.batch.bind(name)[0]
+        self._rng = np.random.default_rng([seed, 2])
+        self._stand(self._data.qpos[self._scene.arm_qpos].copy())
+        self._forget_contact()
+        self.load_count += 1
+        return str(episode.part[0]), str(episode.socket[0])
+
+    def truth(self, part: str, socket: str) -> Truth:
+        """Whether the part stands released in the socket, and what its contact was like.
+
+        Raises:
+            ValueError: no such part or socket.
+        """
+        if part not in cell.PARTS or socket not in cell.SOCKETS:
+            raise ValueError(f"truth: got {part!r} in {socket!r}, expected a part and a socket")
+        data, scn = self._data, self._scene
+        qpos = data.qpos[None]
+        seated = scene.seated(
+            scn.part_pose(part, qpos),
+            scn.socket_pose(socket, data.mocap_pos[None], data.mocap_quat[None]),
+        )
+        released = scene.released(scn.gripper_width(qpos))
+        depths = self._penetrations_m[part]
+        return Truth(
+            inserted=bool(seated[0] and released[0]),
+            penetration_p95_m=float(np.percentile(depths, 95)) if depths else 0.0,
+            peak_force_n=self._peak_force_n[part],
+        )
+
+    def _stand(self, q_rad: Array) -> None:
+        """Puts the arm at rest at `q_rad` with open fingers, held there."""
+        data, scn = self._data, self._scene
+        data.qpos[scn.arm_qpos] = q_rad
+        data.qvel[scn.arm_qvel] = 0.0
+        scn.set_gripper_width(START_WIDTH_M, data.qpos)
+        data.ctrl[scn.arm_ctrl] = q_rad
+        data.ctrl[scn.gripper_ctrl] = START_WIDTH_M
+        self._command = JointCommand(q_rad, np.zeros_like(q_rad), START_WIDTH_M)
+        self._silent_ticks = 0
+        self._hold()
+        mujoco.mj_forward(self._model, data)
+
+    def _hold(self) -> None:
+        self.holding = True
+        self._brake.reset(self._command.q_rad)
+        self._brake.dq_rad_s[0] = self._command.dq_rad_s
+
+    def _load(self, drawn: layout.Layout) -> None:
+        data = self._data
+        self._scene.lay_out(drawn, data.qpos, data.mocap_pos, data.mocap_quat)
+        self._rest_parts(list(cell.PARTS))
+        self._forget_contact()
+        self.load_count += 1
+
+    def _rest_parts(self, names: list[str]) -> None:
+        for name in names:
+            start = self._scene.part_qvel[name]
+            self._data.qvel[start : start + 6] = 0.0
+        mujoco.mj_forward(self._model, self._data)
+
+    def _forget_contact(self) -> None:
+        self._penetrations_m: dict[str, list[float]] = {name: [] for name in cell.PARTS}
+        self._peak_force_n = dict.fromkeys(cell.PARTS, 0.0)
+
+    def _measure_contact(self) -> None:
+        sensors = self._data.sensordata
+        for name in cell.PARTS:
+            start = self._scene.force[name]
+            force_n = float(np.linalg.norm(sensors[start : start + 3]))
+            if force_n > 0.0:
+                self._peak_force_n[name] = max(self._peak_force_n[name], force_n)
+                depth_m = max(-float(sensors[self._scene.distance[name]]), 0.0)
+                self._penetrations_m[name].append(depth_m)
+
+    def _noisy(self, pose: Pose) -> Pose:
+        noise = self._rng.normal(size=(2, 3))
+        turn = so3.exp(self.level.noise_rad * noise[1])
+        return pose[0][0] + self.level.noise_m * noise[0], turn @ pose[1][0]
