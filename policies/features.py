@@ -88,7 +88,7 @@ def wrap_symmetric(angle_rad: Array, symmetry: NDArray[np.int_]) -> Array:
     """The smallest equivalent of an angle under a part's symmetry; 0 where any angle will do."""
     period = 2 * np.pi / np.maximum(symmetry, 1)
     wrapped = angle_rad - period * np.round(angle_rad / period)
-    return np.where(symmetry == 0, 0.0, wrapped)
+    return np.asarray(np.where(symmetry == 0, 0.0, wrapped))
 
 
 def yaw_between(rotation: Array, reference: Array, symmetry: NDArray[np.int_]) -> Array:
@@ -103,7 +103,7 @@ def yaw_between(rotation: Array, reference: Array, symmetry: NDArray[np.int_]) -
 
 def grasp_point(signals: Signals) -> Array:
     """Where the tool grasps the part, (N, 3), base frame."""
-    return signals.part_position + GRASP_HEIGHT_M * signals.part_rotation[:, :, 2]
+    return np.asarray(signals.part_position + GRASP_HEIGHT_M * signals.part_rotation[:, :, 2])
 
 
 def _in_tool(signals: Signals, vector: Array) -> Array:
@@ -111,13 +111,18 @@ def _in_tool(signals: Signals, vector: Array) -> Array:
 
 
 def _fine(vector_m: Array) -> Array:
-    return np.tanh(vector_m / FINE_RANGE_M)
+    return np.asarray(np.tanh(vector_m / FINE_RANGE_M))
 
 
 def _tool_state(s: Signals) -> Array:
     return np.concatenate(
-        [s.tool_position[:, 2:], s.tool_rotation[:, :2, 2], s.tool_velocity[:, :3],
-         s.tool_velocity[:, 5:]], axis=1,
+        [
+            s.tool_position[:, 2:],
+            s.tool_rotation[:, :2, 2],
+            s.tool_velocity[:, :3],
+            s.tool_velocity[:, 5:],
+        ],
+        axis=1,
     )
 
 
@@ -148,17 +153,36 @@ _FINE = ("fine_x", "fine_y", "fine_z")
 _FEATURES: dict[str, tuple[Field, Callable[[Signals], Array]]] = {
     field.name: (field, function)
     for field, function in (
-        (Field("observation.state.tool", (7,), "m,1,m/s,rad/s", "base",
-               ("z", "axis_x", "axis_y", "vx", "vy", "vz", "wz")), _tool_state),
+        (
+            Field(
+                "observation.state.tool",
+                (7,),
+                "m,1,m/s,rad/s",
+                "base",
+                ("z", "axis_x", "axis_y", "vx", "vy", "vz", "wz"),
+            ),
+            _tool_state,
+        ),
         (Field("observation.state.lead", (6,), "m,rad", "tool", (*_XYZ, "rx", "ry", "rz")), _lead),
         (Field("observation.state.gripper", (2,), "m", "none", ("width", "target")), _gripper),
-        (Field("observation.state.part", (9,), "m,1,rad", "tool",
-               (*_XYZ, *_FINE, "tilt_x", "tilt_y", "yaw")), _part_in_tool),
+        (
+            Field(
+                "observation.state.part",
+                (9,),
+                "m,1,rad",
+                "tool",
+                (*_XYZ, *_FINE, "tilt_x", "tilt_y", "yaw"),
+            ),
+            _part_in_tool,
+        ),
         (Field("goal.socket", (7,), "m,1,rad", "tool", (*_XYZ, *_FINE, "yaw")), _part_to_socket),
     )
 }
 ACTION = Field(
-    "action", (7,), "m,rad,m", "target",
+    "action",
+    (7,),
+    "m,rad,m",
+    "target",
     ("dx", "dy", "dz", "drx", "dry", "drz", "gripper_width"),
 )
 INSERTION_SPEC = Spec(

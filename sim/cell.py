@@ -8,23 +8,19 @@ nothing is welded; a peg goes in because it fits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_configs import HardwareConfig
 from policies.control import so3
+from policies.objects import load_objects
 from sim.robots import panda
 
 Array = NDArray[np.float64]
 
 TIMESTEP_S = 0.002
-PART_WIDTH_M = 0.020
-PART_LENGTH_M = 0.080
 BASE_HEIGHT_M = 0.040
-HOLE_DEPTH_M = 0.030
 SOCKET_PITCH_M = 0.060
 SOCKET_DEPTH_Y_M = 0.080
 ROUND_SEGMENTS = 16
@@ -44,24 +40,23 @@ _CONTACT_SENSORS = (
 )
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A family of parts. symmetry: turns about z that look alike (0 = any angle)."""
-
-    symmetry: int
-    rgba: tuple[float, float, float, float]
-
-
-KINDS = {
-    "square": Kind(4, (0.93, 0.55, 0.14, 1.0)),
-    "round": Kind(0, (0.16, 0.47, 0.78, 1.0)),
-}
-PARTS = {"square_peg": "square", "round_peg": "round"}
+OBJECTS = load_objects()
+# All kinds are of one size, so that one base fits them.
+_SIZE = next(iter(OBJECTS.parts.values()))
+PART_WIDTH_M, PART_LENGTH_M = _SIZE.part_width_m, _SIZE.part_length_m
+HOLE_DEPTH_M = _SIZE.hole_depth_m
+PARTS = {name: kind.name for name, kind in OBJECTS.parts.items()}
+# Sockets stand in a row along the base's x axis.
 SOCKETS = {
-    "socket_a": ("square", -SOCKET_PITCH_M),
-    "socket_b": ("round", 0.0),
-    "socket_c": ("square", SOCKET_PITCH_M),
+    name: (kind.name, SOCKET_PITCH_M * (i - (len(OBJECTS.sockets) - 1) / 2))
+    for i, (name, kind) in enumerate(OBJECTS.sockets.items())
 }
+_COLOURS = {"square": (0.93, 0.55, 0.14, 1.0), "round": (0.16, 0.47, 0.78, 1.0)}
+
+
+def symmetry(part: str) -> int:
+    """Turns about z by which a part looks alike; 0 for any angle."""
+    return OBJECTS.parts[part].symmetry
 
 
 def socket_positions_in_base_m() -> Array:
@@ -172,14 +167,24 @@ def _surroundings(spec: mujoco.MjSpec) -> None:
     spec.visual.headlight.ambient = [0.25, 0.25, 0.25]
     world = spec.worldbody
     world.add_geom(
-        name="table", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.5, 0.6, 0.02],
-        pos=[0.42, 0.0, -0.02], rgba=[0.80, 0.78, 0.74, 1.0], friction=[0.6, 0.005, 0.0001],
+        name="table",
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[0.5, 0.6, 0.02],
+        pos=[0.42, 0.0, -0.02],
+        rgba=[0.80, 0.78, 0.74, 1.0],
+        friction=[0.6, 0.005, 0.0001],
     )
     world.add_light(
-        pos=[0.2, -0.6, 1.8], dir=[0.2, 0.35, -0.9], diffuse=[0.5, 0.5, 0.5], castshadow=False,
+        pos=[0.2, -0.6, 1.8],
+        dir=[0.2, 0.35, -0.9],
+        diffuse=[0.5, 0.5, 0.5],
+        castshadow=False,
     )
     world.add_light(
-        pos=[1.0, 0.8, 1.6], dir=[-0.4, -0.5, -0.8], diffuse=[0.25, 0.25, 0.25], castshadow=False,
+        pos=[1.0, 0.8, 1.6],
+        dir=[-0.4, -0.5, -0.8],
+        diffuse=[0.25, 0.25, 0.25],
+        castshadow=False,
     )
 
 
@@ -205,8 +210,9 @@ def _base(spec: mujoco.MjSpec, clearance_m: float) -> None:
         if kind == "square":
             side, end = (half_x - hole) / 2, (half_y - hole) / 2
             for sign, tag in ((-1, "left"), (1, "right")):
-                wall(f"{name}_{tag}", [side, half_y, half_z],
-                     [x + sign * (hole + side), 0, middle_z])
+                wall(
+                    f"{name}_{tag}", [side, half_y, half_z], [x + sign * (hole + side), 0, middle_z]
+                )
             for sign, tag in ((-1, "front"), (1, "back")):
                 wall(f"{name}_{tag}", [hole, end, half_z], [x, sign * (hole + end), middle_z])
         else:
@@ -216,17 +222,25 @@ def _base(spec: mujoco.MjSpec, clearance_m: float) -> None:
             for i in range(ROUND_SEGMENTS):
                 angle = 2 * np.pi * i / ROUND_SEGMENTS
                 radius = hole + thickness
-                wall(f"{name}_wall{i}", [thickness, half_chord, half_z],
-                     [x + radius * np.cos(angle), radius * np.sin(angle), middle_z], angle)
+                wall(
+                    f"{name}_wall{i}",
+                    [thickness, half_chord, half_z],
+                    [x + radius * np.cos(angle), radius * np.sin(angle), middle_z],
+                    angle,
+                )
             # Where the ring leaves the corners of its block open.
             corner = half_x * (1.0 - np.sqrt(0.5)) / 2
             for i, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
-                wall(f"{name}_corner{i}", [corner, corner, half_z],
-                     [x + sx * (half_x - corner), sy * (half_x - corner), middle_z])
+                wall(
+                    f"{name}_corner{i}",
+                    [corner, corner, half_z],
+                    [x + sx * (half_x - corner), sy * (half_x - corner), middle_z],
+                )
             for sign in (-1, 1):
                 end = (half_y - half_x) / 2
-                wall(f"{name}_end{sign}", [half_x, end, half_z],
-                     [x, sign * (half_x + end), middle_z])
+                wall(
+                    f"{name}_end{sign}", [half_x, end, half_z], [x, sign * (half_x + end), middle_z]
+                )
     for name, position in zip(SOCKETS, socket_positions_in_base_m(), strict=True):
         base.add_site(name=name, pos=position, size=[0.002] * 3, group=4)
 
@@ -235,7 +249,7 @@ def _part(spec: mujoco.MjSpec, name: str, kind: str) -> None:
     body = spec.worldbody.add_body(name=name)
     body.add_freejoint(name=name)
     half = PART_LENGTH_M / 2
-    geom = body.add_geom(name=name, pos=[0.0, 0.0, half], rgba=KINDS[kind].rgba)
+    geom = body.add_geom(name=name, pos=[0.0, 0.0, half], rgba=_COLOURS[kind])
     if kind == "square":
         geom.type = mujoco.mjtGeom.mjGEOM_BOX
         geom.size = [PART_WIDTH_M / 2, PART_WIDTH_M / 2, half]
@@ -263,6 +277,8 @@ def _cameras(spec: mujoco.MjSpec, config: HardwareConfig) -> None:
     hand = so3.from_rpy(np.array(config.tool.origin_rpy_rad))
     tilt = so3.exp(np.array([0.0, np.pi - 0.45, 0.0]))
     spec.body(f"panda_link{len(config.joints)}").add_camera(
-        name="wrist", pos=hand @ [0.09, 0.0, 0.09], fovy=60.0,
+        name="wrist",
+        pos=hand @ [0.09, 0.0, 0.09],
+        fovy=60.0,
         quat=so3.quaternion(hand @ tilt @ so3.about_z(np.array(-np.pi / 2))),
     )

@@ -69,9 +69,7 @@ def level_of(name: str) -> Level:
     return LEVELS[name]
 
 
-def sample(
-    level: Level, rng: np.random.Generator, seated: dict[str, str] | None = None
-) -> Layout:
+def sample(level: Level, rng: np.random.Generator, seated: dict[str, str] | None = None) -> Layout:
     """Draws a layout; parts in `seated` stand in their sockets instead of on the table."""
     seated = seated or {}
     free = [name for name in cell.PARTS if name not in seated]
@@ -92,7 +90,9 @@ def sample(
     )
 
 
-def sample_part(level: Level, rng: np.random.Generator, name: str, taken: list[Array]) -> tuple[Array, float]:
+def sample_part(
+    level: Level, rng: np.random.Generator, name: str, taken: list[Array]
+) -> tuple[Array, float]:
     """A fresh place for one part away from what is `taken` ((2,) centres: base first)."""
     while True:
         if level.anywhere:

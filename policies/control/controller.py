@@ -70,28 +70,26 @@ class Controller:
         self.gripper_target_m = np.zeros(batch_size)
         self.gripper_command_m = np.zeros(batch_size)
         self._tick = np.zeros(batch_size, dtype=int)
-        self._holding = np.ones(batch_size, dtype=bool)
+        self._holding: NDArray[np.bool_] = np.ones(batch_size, dtype=bool)
         self._extra = {kind: np.zeros(batch_size, dtype=int) for kind in ("tool_speed", "lead")}
         self.reset(np.tile(self._home, (batch_size, 1)), np.zeros(batch_size))
 
     @property
     def target_position_m(self) -> Array:
         """Tool target of the step in progress, (batch, 3), in the base frame."""
-        return self._positions[2]
+        return np.asarray(self._positions[2])
 
     @property
     def target_rotation(self) -> Array:
         """Tool target orientation of the step in progress, (batch, 3, 3), in the base frame."""
-        return self._rotations[2]
+        return np.asarray(self._rotations[2])
 
     @property
     def interventions(self) -> dict[str, NDArray[np.int_]]:
         """Control ticks on which each limit was active since the last reset, (batch,) each."""
         return {**self.filter.interventions, **self._extra}
 
-    def reset(
-        self, q_rad: Array, gripper_width_m: Array, ids: Array | slice = slice(None)
-    ) -> None:
+    def reset(self, q_rad: Array, gripper_width_m: Array, ids: Array | slice = slice(None)) -> None:
         """Starts from measured angles (k, n) and gripper width (k,): the target is where it is."""
         self.filter.reset(q_rad, ids)
         self.gripper_target_m[ids] = gripper_width_m
@@ -108,7 +106,7 @@ class Controller:
         frame, and the gripper width (m). A row with a NaN or an infinity makes its robot hold.
         """
         action = np.asarray(action, dtype=float)
-        valid = np.isfinite(action).all(axis=-1)
+        valid: NDArray[np.bool_] = np.asarray(np.isfinite(action).all(axis=-1))
         self.filter.interventions["invalid"] += ~valid
         self._anchor(self._holding)
         still = np.concatenate([np.zeros((len(action), 6)), self.gripper_target_m[:, None]], axis=1)
@@ -118,9 +116,7 @@ class Controller:
         self._extra["tool_speed"] += over_m | over_rad
 
         position = self._positions[2] + np.einsum("bij,bj->bi", self._rotations[2], translation)
-        position = np.clip(
-            position, self._safety.workspace_min_m, self._safety.workspace_max_m
-        )
+        position = np.clip(position, self._safety.workspace_min_m, self._safety.workspace_max_m)
         self._positions = np.stack([self._positions[1], self._positions[2], position])
         self._rotations = np.stack(
             [self._rotations[1], self._rotations[2], self._rotations[2] @ so3.exp(rotation)]
@@ -149,9 +145,7 @@ class Controller:
         before, after = 0.5 * (1.0 - phase) ** 2, 0.5 * phase**2
         middle, rotation_middle = self._positions[1], self._rotations[1]
         position = (
-            middle
-            + before * (self._positions[0] - middle)
-            + after * (self._positions[2] - middle)
+            middle + before * (self._positions[0] - middle) + after * (self._positions[2] - middle)
         )
         back = rotation_middle.swapaxes(-1, -2)
         rotation = rotation_middle @ so3.exp(
@@ -159,9 +153,7 @@ class Controller:
         )
         position = self._bound_lead(position, q_measured_rad)
         desired = self._inverse_kinematics(position, rotation)
-        command = self.filter.step(
-            np.where(self._holding[:, None], self.filter.q_rad, desired)
-        )
+        command = self.filter.step(np.where(self._holding[:, None], self.filter.q_rad, desired))
         reach = self._gripper.speed_max_m_s * self._dt_s
         self.gripper_command_m = self.gripper_command_m + np.clip(
             self.gripper_target_m - self.gripper_command_m, -reach, reach
@@ -198,7 +190,7 @@ class Controller:
         gram = jacobian @ transposed + _DAMPING**2 * np.eye(6)
         rest = error - np.einsum("bij,bj->bi", jacobian, posture)
         step = posture + (transposed @ np.linalg.solve(gram, rest[..., None]))[..., 0]
-        return q + step
+        return np.asarray(q + step)
 
     def _anchor(self, mask: NDArray[np.bool_]) -> None:
         """Puts the targets of the robots in `mask` where their command is."""

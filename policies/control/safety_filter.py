@@ -2,8 +2,8 @@
 
 Discrete-time barriers on the commanded state. Velocity and change of velocity are scaled for all
 joints alike, so that the direction of motion survives; the workspace is a box of six barriers on
-the tool point; position limits are braking-aware (a joint may only be as fast as it can still stop
-before its limit). With h the distance to a limit the condition on the speed v towards it
+the tool point, and a command after which the tool could no longer stop inside gives way to braking;
+position limits are braking-aware (a joint may only be as fast as it can still stop before them). With h the distance to a limit the condition on the speed v towards it
 is v dt + v^2 / (2 a) <= h for joints and v <= gain h for the workspace (Ames et al., Control
 Barrier Functions: Theory and Applications, 2019, the discrete reading of h' >= -gain h).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.control.kinematics import Chain
 from policies.control.so3 import Array
@@ -51,8 +52,8 @@ class SafetyFilter:
         self._refresh()
 
     def _refresh(self) -> None:
-        self.tool_position_m, self.tool_rotation, self.jacobian = (
-            self.chain.forward_and_jacobian(self.q_rad)
+        self.tool_position_m, self.tool_rotation, self.jacobian = self.chain.forward_and_jacobian(
+            self.q_rad
         )
 
     def reset(self, q_rad: Array, ids: Array | slice = slice(None)) -> None:
@@ -72,7 +73,7 @@ class SafetyFilter:
             (batch, n) joint command in rad, also kept as `q_rad`.
         """
         q, dt = self.q_rad, self._dt_s
-        valid = np.isfinite(q_desired_rad).all(axis=-1)
+        valid = np.asarray(np.isfinite(q_desired_rad).all(axis=-1))
         self.interventions["invalid"] += ~valid
         desired = np.where(valid[:, None], q_desired_rad, q)
         velocity = (desired - q) / dt
@@ -82,7 +83,6 @@ class SafetyFilter:
         velocity = velocity / np.maximum(ratio, 1.0)[:, None]
 
         scale = self._workspace_scale(velocity)
-        self.interventions["workspace"] += scale < 1.0 - _RELATIVE_TOLERANCE
         velocity = velocity * scale[:, None]
 
         # The change of velocity is scaled as a whole, so that the tool keeps to its path.
@@ -90,6 +90,10 @@ class SafetyFilter:
         ratio = np.max(np.abs(change) / (self._acceleration * dt), axis=-1)
         self.interventions["acceleration"] += ratio > 1.0 + _RELATIVE_TOLERANCE
         velocity = self.dq_rad_s + change / np.maximum(ratio, 1.0)[:, None]
+
+        in_time = self._brakes_in_time(velocity)
+        velocity = np.where(in_time[:, None], velocity, self._braked(self.dq_rad_s))
+        self.interventions["workspace"] += (scale < 1.0 - _RELATIVE_TOLERANCE) | ~in_time
 
         # Last, since it always lies within reach of the acceleration limit.
         limited = np.clip(
@@ -109,7 +113,7 @@ class SafetyFilter:
     def _stopping_speed(self, distance_rad: Array) -> Array:
         """The fastest speed from which the joint stops within `distance_rad`, (batch, n)."""
         a, dt = self._acceleration, self._dt_s
-        return a * (np.sqrt(dt**2 + 2.0 * np.maximum(distance_rad, 0.0) / a) - dt)
+        return np.asarray(a * (np.sqrt(dt**2 + 2.0 * np.maximum(distance_rad, 0.0) / a) - dt))
 
     def _workspace_scale(self, velocity: Array) -> Array:
         """The share of `velocity` (batch, n) that the six walls of the workspace allow, (batch,)."""
@@ -117,6 +121,26 @@ class SafetyFilter:
         position = self.tool_position_m
         distance = np.concatenate([position - self._box_min, self._box_max - position], axis=-1)
         approach = np.concatenate([-tool_velocity, tool_velocity], axis=-1)
-        allowed = self._gain_per_s * np.maximum(distance, 0.0)
-        share = np.where(approach > allowed, allowed / np.maximum(approach, 1e-9), 1.0)
-        return np.min(share, axis=-1)
+        share = self._gain_per_s * np.maximum(distance, 0.0) / np.maximum(approach, 1e-9)
+        return np.asarray(np.min(np.minimum(1.0, share), axis=-1))
+
+    def _brakes_in_time(self, velocity: Array) -> NDArray[np.bool_]:
+        """Whether the tool, braked from `velocity` (batch, n) on, would stop in the workspace.
+
+        Braking scales the whole velocity, so that the joints run straight to where they stop; one
+        that starts outside may not get further out.
+        """
+        stop_s = np.max(np.abs(velocity) / self._acceleration, axis=-1)[:, None]
+        position, _ = self.chain.forward(self.q_rad + velocity * (self._dt_s + stop_s / 2.0))
+        now_m = self._outside_m(self.tool_position_m)
+        return np.asarray(self._outside_m(position) <= np.maximum(now_m, 1e-6))
+
+    def _outside_m(self, position: Array) -> Array:
+        beyond = np.maximum(self._box_min - position, position - self._box_max)
+        return np.asarray(np.maximum(np.max(beyond, axis=-1), 0.0))
+
+    def _braked(self, velocity: Array) -> Array:
+        """`velocity` (batch, n) one tick into the fastest braking that keeps its direction."""
+        stop_s = np.max(np.abs(velocity) / self._acceleration, axis=-1)
+        share = np.maximum(1.0 - self._dt_s / np.maximum(stop_s, self._dt_s), 0.0)
+        return np.asarray(velocity * share[:, None])

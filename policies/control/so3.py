@@ -69,7 +69,7 @@ def quaternion(rotation: Array) -> Array:
     candidates = np.stack([w, x, y, z], axis=-2)
     chosen = np.take_along_axis(candidates, largest[..., None, None], axis=-2)[..., 0, :]
     chosen = chosen / np.linalg.norm(chosen, axis=-1, keepdims=True)
-    return np.where(chosen[..., :1] < 0.0, -chosen, chosen)
+    return np.asarray(np.where(chosen[..., :1] < 0.0, -chosen, chosen))
 
 
 def matrix(quaternion_wxyz: Array) -> Array:
@@ -77,7 +77,7 @@ def matrix(quaternion_wxyz: Array) -> Array:
     q = quaternion_wxyz / np.linalg.norm(quaternion_wxyz, axis=-1, keepdims=True)
     w, vector = q[..., 0, None, None], q[..., 1:]
     k = skew(vector)
-    return np.eye(3) + 2.0 * (w * k + k @ k)
+    return np.asarray(np.eye(3) + 2.0 * (w * k + k @ k))
 
 
 def from_rpy(rpy_rad: Array) -> Array:

@@ -63,7 +63,8 @@ class PegInsertBatch:
         self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         self._ctrl = self.batch.bind("ctrl")
         self._mocap_pos, self._mocap_quat = (
-            self.batch.bind("mocap_pos"), self.batch.bind("mocap_quat"),
+            self.batch.bind("mocap_pos"),
+            self.batch.bind("mocap_quat"),
         )
         self._sensors = self.batch.bind("sensordata")
         self._rngs = [np.random.default_rng(0)] * num_envs
@@ -107,7 +108,7 @@ class PegInsertBatch:
         homes = [s for s, (k, _) in cell.SOCKETS.items() if k == cell.PARTS[other]]
         seated = {other: str(rng.choice(homes))} if rng.random() < 0.5 else {}
         self.part[i], self.socket[i] = part, socket
-        self.symmetry[i] = cell.KINDS[kind].symmetry
+        self.symmetry[i] = cell.symmetry(part)
         drawn = layout.sample(self.level, rng, seated)
         self.scene.lay_out(drawn, self._qpos[i], self._mocap_pos[i], self._mocap_quat[i])
         start = np.array(self.config.home_rad)

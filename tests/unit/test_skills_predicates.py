@@ -195,18 +195,6 @@ def test_world_refuses_unknown_names_and_bad_poses() -> None:
         Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0))
 
 
-def test_catalogue_is_that_of_the_simulated_cell() -> None:
-    cell = pytest.importorskip("sim.cell")
-    assert {name: kind.name for name, kind in OBJECTS.parts.items()} == cell.PARTS
-    sockets = {name: kind for name, (kind, _) in cell.SOCKETS.items()}
-    assert {name: kind.name for name, kind in OBJECTS.sockets.items()} == sockets
-    for kind in OBJECTS.parts.values():
-        assert kind.symmetry == cell.KINDS[kind.name].symmetry
-        assert kind.part_width_m == cell.PART_WIDTH_M
-        assert kind.part_length_m == cell.PART_LENGTH_M
-        assert kind.hole_depth_m == cell.HOLE_DEPTH_M
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

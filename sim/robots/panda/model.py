@@ -29,22 +29,46 @@ class _Inertial:
 
 
 _LINKS = (
-    _Inertial(0.629769, (-0.041018, -0.00014, 0.049974),
-              (0.00315, 0.00388, 0.004285, 8.2904e-7, 0.00015, 8.2299e-6)),
-    _Inertial(4.970684, (0.003875, 0.002081, -0.04762),
-              (0.70337, 0.70661, 0.0091170, -0.00013900, 0.0067720, 0.019169)),
-    _Inertial(0.646926, (-0.003141, -0.02872, 0.003495),
-              (0.0079620, 0.02811, 0.025995, -0.003925, 0.010254, 0.000704)),
-    _Inertial(3.228604, (0.027518, 0.039252, -0.066502),
-              (0.037242, 0.036155, 0.01083, -0.004761, -0.011396, -0.012805)),
-    _Inertial(3.587895, (-0.05317, 0.104419, 0.027454),
-              (0.025853, 0.019552, 0.028323, 0.007796, -0.001332, 0.008641)),
-    _Inertial(1.225946, (-0.011953, 0.041065, -0.038437),
-              (0.035549, 0.029474, 0.008627, -0.002117, -0.004037, 0.000229)),
-    _Inertial(1.666555, (0.060149, -0.014117, -0.010517),
-              (0.001964, 0.004354, 0.005433, 0.000109, -0.001158, 0.000341)),
-    _Inertial(0.735522, (0.010517, -0.004252, 0.061597),
-              (0.012516, 0.010027, 0.004815, -0.000428, -0.001196, -0.000741)),
+    _Inertial(
+        0.629769,
+        (-0.041018, -0.00014, 0.049974),
+        (0.00315, 0.00388, 0.004285, 8.2904e-7, 0.00015, 8.2299e-6),
+    ),
+    _Inertial(
+        4.970684,
+        (0.003875, 0.002081, -0.04762),
+        (0.70337, 0.70661, 0.0091170, -0.00013900, 0.0067720, 0.019169),
+    ),
+    _Inertial(
+        0.646926,
+        (-0.003141, -0.02872, 0.003495),
+        (0.0079620, 0.02811, 0.025995, -0.003925, 0.010254, 0.000704),
+    ),
+    _Inertial(
+        3.228604,
+        (0.027518, 0.039252, -0.066502),
+        (0.037242, 0.036155, 0.01083, -0.004761, -0.011396, -0.012805),
+    ),
+    _Inertial(
+        3.587895,
+        (-0.05317, 0.104419, 0.027454),
+        (0.025853, 0.019552, 0.028323, 0.007796, -0.001332, 0.008641),
+    ),
+    _Inertial(
+        1.225946,
+        (-0.011953, 0.041065, -0.038437),
+        (0.035549, 0.029474, 0.008627, -0.002117, -0.004037, 0.000229),
+    ),
+    _Inertial(
+        1.666555,
+        (0.060149, -0.014117, -0.010517),
+        (0.001964, 0.004354, 0.005433, 0.000109, -0.001158, 0.000341),
+    ),
+    _Inertial(
+        0.735522,
+        (0.010517, -0.004252, 0.061597),
+        (0.012516, 0.010027, 0.004815, -0.000428, -0.001196, -0.000741),
+    ),
 )
 _HAND = _Inertial(0.73, (-0.01, 0.0, 0.03), (0.001, 0.0025, 0.0017, 0.0, 0.0, 0.0))
 _FINGER = _Inertial(0.015, (0.0, 0.0, 0.02), (3e-6, 3e-6, 1e-6, 0.0, 0.0, 0.0))
@@ -105,28 +129,56 @@ def urdf(config: HardwareConfig) -> str:
             _visual(link, shape, centre, rpy)
     for i, joint in enumerate(config.joints):
         element = _joint(
-            robot, joint.name, "revolute", f"panda_link{i}", f"panda_link{i + 1}",
-            joint.origin_xyz_m, joint.origin_rpy_rad, (0, 0, 1),
+            robot,
+            joint.name,
+            "revolute",
+            f"panda_link{i}",
+            f"panda_link{i + 1}",
+            joint.origin_xyz_m,
+            joint.origin_rpy_rad,
+            (0, 0, 1),
         )
         ET.SubElement(
-            element, "limit", lower=_text(joint.position_min_rad),
-            upper=_text(joint.position_max_rad), velocity=_text(joint.velocity_max_rad_s),
+            element,
+            "limit",
+            lower=_text(joint.position_min_rad),
+            upper=_text(joint.position_max_rad),
+            velocity=_text(joint.velocity_max_rad_s),
             effort=_text(joint.effort_max_nm),
         )
     hand = _link(robot, "panda_hand", _HAND)
     _solid(hand, *_HAND_BOX)
-    _joint(robot, "panda_hand_joint", "fixed", "panda_link7", "panda_hand",
-           (0, 0, _FLANGE_M), (0, 0, -np.pi / 4))
+    _joint(
+        robot,
+        "panda_hand_joint",
+        "fixed",
+        "panda_link7",
+        "panda_hand",
+        (0, 0, _FLANGE_M),
+        (0, 0, -np.pi / 4),
+    )
     for number, side in ((1, 1.0), (2, -1.0)):
         finger = _link(robot, f"panda_finger{number}", _FINGER)
         for size, centre in (_FINGER_BODY, _FINGER_PAD):
             _solid(finger, size, (centre[0], side * centre[1], centre[2]))
-        element = _joint(robot, f"{config.gripper.joint}{number}", "prismatic", "panda_hand",
-                         f"panda_finger{number}", (0, 0, _FINGER_ORIGIN_Z_M), (0, 0, 0),
-                         (0, side, 0))
-        ET.SubElement(element, "limit", lower="0", upper=_text(config.gripper.width_max_m / 2),
-                      velocity=_text(config.gripper.speed_max_m_s),
-                      effort=_text(config.gripper.force_n))
+        element = _joint(
+            robot,
+            f"{config.gripper.joint}{number}",
+            "prismatic",
+            "panda_hand",
+            f"panda_finger{number}",
+            (0, 0, _FINGER_ORIGIN_Z_M),
+            (0, 0, 0),
+            (0, side, 0),
+        )
+        ET.SubElement(
+            element,
+            "limit",
+            lower="0",
+            upper=_text(config.gripper.width_max_m / 2),
+            velocity=_text(config.gripper.speed_max_m_s),
+            effort=_text(config.gripper.force_n),
+        )
     ET.indent(robot)
     return ET.tostring(robot, encoding="unicode")
 
@@ -147,8 +199,11 @@ def _link(robot: ET.Element, name: str, inertial: _Inertial) -> ET.Element:
 
 
 def _visual(
-    link: ET.Element, shape: tuple[str, dict[str, str]], xyz: tuple[float, ...],
-    rpy: tuple[float, ...], tag: str = "visual",
+    link: ET.Element,
+    shape: tuple[str, dict[str, str]],
+    xyz: tuple[float, ...],
+    rpy: tuple[float, ...],
+    tag: str = "visual",
 ) -> None:
     element = ET.SubElement(link, tag)
     ET.SubElement(element, "origin", xyz=_text(*xyz), rpy=_text(*rpy))
@@ -160,8 +215,14 @@ def _solid(link: ET.Element, size: tuple[float, ...], centre: tuple[float, ...])
 
 
 def _joint(
-    robot: ET.Element, name: str, kind: str, parent: str, child: str, xyz: tuple[float, ...],
-    rpy: tuple[float, ...], axis: tuple[float, ...] | None = None,
+    robot: ET.Element,
+    name: str,
+    kind: str,
+    parent: str,
+    child: str,
+    xyz: tuple[float, ...],
+    rpy: tuple[float, ...],
+    axis: tuple[float, ...] | None = None,
 ) -> ET.Element:
     joint = ET.SubElement(robot, "joint", name=name, type=kind)
     ET.SubElement(joint, "parent", link=parent)
