@@ -60,9 +60,9 @@ class Args:
     """Smallest noise level, in units of which an action's standard deviation is 0.5."""
     sigma_max: float = 1.0
     """Largest noise level."""
-    noise_loc: float = math.log(0.5)
+    density_loc: float = math.log(0.5)
     """Mean of ln(sigma) in training."""
-    noise_scale: float = 0.5
+    density_scale: float = 1.0
     """Scale of ln(sigma) in training (log-logistic)."""
     goal_drop: float = 0.0
     """Probability of hiding the goal of a sample, for classifier-free guidance."""
@@ -93,7 +93,9 @@ class Args:
     rollout_every: int = 0
     """Steps between two rollouts in simulation (0: none)."""
     rollout_episodes: int = 64
-    """Episodes of a rollout; level and clearance are those of the data, seeds 900,000 and up."""
+    """Episodes of a rollout, seeds 900,000 and up, at the clearance of the data."""
+    rollout_level: Literal["low", "med", "high"] = "med"
+    """Level of a rollout."""
     execute_steps: int = 4
     """Actions of a chunk executed in rollouts, and by default after export."""
 
@@ -205,7 +207,7 @@ def main(args: Args) -> None:
     validation_raw = {"observation": torch.from_numpy(data.observation)[~is_training][rows],
                       "chunk": chunks[~is_training][rows]}
     validation_noise = torch.randn(validation_target.shape, generator=fixed)
-    levels = (args.noise_loc, args.noise_scale, args.sigma_min, args.sigma_max)
+    levels = (args.density_loc, args.density_scale, args.sigma_min, args.sigma_max)
     validation_sigma = log_logistic_sigma(torch.rand(len(rows), generator=fixed), *levels)
 
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True)
@@ -288,7 +290,7 @@ def rollout(args: Args, data: Demonstrations, policy: ScorePolicy) -> tuple[floa
             return policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
 
     env = PegInsertBatch(
-        args.rollout_episodes, data.generator["level"][-1], data.generator["clearance_mm"], nthread=args.threads
+        args.rollout_episodes, args.rollout_level, data.generator["clearance_mm"], nthread=args.threads
     )
     shape = (args.horizon, data.spec.action_size)
     seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
