@@ -229,7 +229,7 @@ def _base(spec: mujoco.MjSpec, clearance_m: float) -> None:
                     angle,
                 )
             # Where the ring leaves the corners of its block open.
-            corner = half_x * (1.0 - np.sqrt(0.5)) / 2
+            corner = 0.22 * half_x
             for i, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
                 wall(
                     f"{name}_corner{i}",
