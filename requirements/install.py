@@ -1,8 +1,9 @@
 """Sets everything up: python environments, ROS 2, the colcon workspace.
 
-``install.py`` makes ``.venv`` (what a robot and the simulation run; never torch) and builds ``ros_ws``.
-``install.py --training`` lays ``.venv-train`` over it for training and the tests. Run through ``make setup``.
-What is up to date is left alone: each part carries a stamp of the lock files and the interpreter it was made from.
+``install.py`` makes ``.venv`` (what a robot and the simulation run; never torch) and builds
+``ros_ws``. ``install.py --training`` lays ``.venv-train`` over it for training and the tests. Run
+through ``make setup``. What is up to date is left alone: each part carries a stamp of the lock
+files and the interpreter it was made from.
 """
 
 import argparse
@@ -47,16 +48,20 @@ class Installation:
         if self.ros is None:
             self.locks += [FROM_PYPI / "ros-jazzy.txt", FROM_PYPI / "patch_wheels.py"]
         self.venv_stamp = digest(self.locks, interpreter, str(ROOT), str(self.ros))
-        self.train_stamp = digest([REQUIREMENTS / "training.txt", REQUIREMENTS / "layer.py"], self.venv_stamp)
+        self.train_stamp = digest(
+            [REQUIREMENTS / "training.txt", REQUIREMENTS / "layer.py"], self.venv_stamp
+        )
         source = WORKSPACE / "src"
         self.workspace_stamp = digest([source], self.venv_stamp) if source.is_dir() else None
 
     def stale_parts(self) -> list[str]:
-        """The parts that are missing or made from something else, in the order they must be made."""
+        """The parts that are missing or made from something else, in the order to make them."""
         stale = []
         if not is_fresh(VENV / "dovetail.stamp", self.venv_stamp):
             stale.append("venv")
-        if self.workspace_stamp and not is_fresh(WORKSPACE / "install" / "dovetail.stamp", self.workspace_stamp):
+        if self.workspace_stamp and not is_fresh(
+            WORKSPACE / "install" / "dovetail.stamp", self.workspace_stamp
+        ):
             stale.append("workspace")
         if self.training and not is_fresh(VENV_TRAIN / "dovetail.stamp", self.train_stamp):
             stale.append("train")
@@ -71,10 +76,14 @@ class Installation:
         steps = {"venv": 2 if self.ros else 4, "workspace": 1, "train": 2}
         progress = Progress(BUILD / "setup.log", sum(steps[part] for part in stale))
         for part in stale:
-            {"venv": self.make_venv, "workspace": self.build_workspace, "train": self.make_venv_train}[part](progress)
+            {
+                "venv": self.make_venv,
+                "workspace": self.build_workspace,
+                "train": self.make_venv_train,
+            }[part](progress)
 
     def make_venv(self, progress: Progress) -> None:
-        """Creates .venv with the runtime packages and, where no ROS 2 is sourced, with Jazzy's wheels."""
+        """Creates .venv with the runtime and, where no ROS 2 is sourced, with Jazzy's wheels."""
         version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
         create = [sys.executable, "-m", "venv", str(VENV)]
         if self.ros:
@@ -84,28 +93,44 @@ class Installation:
             create.insert(3, "--without-pip")
             pip = [sys.executable, *PIP, "--python", str(VENV / "bin" / "python")]
         underlay = f"ROS 2 {self.ros} from the system" if self.ros else "ROS 2 Jazzy from PyPI"
-        progress.run(f"Python {version} environment in .venv, {underlay}", [["rm", "-rf", str(VENV)], create], self.environment, ROOT)
+        progress.run(
+            f"Python {version} environment in .venv, {underlay}",
+            [["rm", "-rf", str(VENV)], create],
+            self.environment,
+            ROOT,
+        )
         runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(REQUIREMENTS / "runtime.txt")]
-        progress.run("MuJoCo, ONNX Runtime, OpenCV and their kin", [runtime], self.environment, ROOT)
+        progress.run(
+            "MuJoCo, ONNX Runtime, OpenCV and their kin", [runtime], self.environment, ROOT
+        )
         if self.ros is None:
             wheels = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(FROM_PYPI / "ros-jazzy.txt")]
             progress.run("ROS 2 Jazzy and colcon", [wheels], self.environment, ROOT)
             patch = [str(VENV / "bin" / "python"), str(FROM_PYPI / "patch_wheels.py")]
-            progress.run("ROS 2's build files and the ros2 command", [patch], self.environment, ROOT)
+            progress.run(
+                "ROS 2's build files and the ros2 command", [patch], self.environment, ROOT
+            )
         (VENV / "dovetail.stamp").write_text(self.venv_stamp)
 
     def build_workspace(self, progress: Progress) -> None:
         """Builds ros_ws/src with colcon into ros_ws/install."""
-        environment = dict(self.environment, PATH=f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
+        environment = dict(
+            self.environment, PATH=f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        )
         if self.ros is None:
             environment.pop("LD_LIBRARY_PATH", None)
             environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(VENV)
         python = str(VENV / "bin" / "python")
         colcon = [python, "-m", "colcon"] if self.ros is None else ["colcon"]
         build = [
-            *colcon, "build", "--event-handlers", "console_direct+", "--cmake-args",
-            "-DBUILD_TESTING=OFF", "-DPython3_FIND_VIRTUALENV=FIRST", f"-DPython3_EXECUTABLE={python}",
-        ]  # fmt: skip
+            *colcon,
+            "build",
+            "--event-handlers",
+            "console_direct+",
+            "--cmake-args",
+            "-DBUILD_TESTING=OFF",
+            f"-DPython3_EXECUTABLE={python}",
+        ]
         # A build folder made by another interpreter keeps that one's headers in its cache.
         made_by = WORKSPACE / "build" / "dovetail.venv"
         if not is_fresh(made_by, self.venv_stamp):
@@ -117,7 +142,7 @@ class Installation:
         (WORKSPACE / "install" / "dovetail.stamp").write_text(self.workspace_stamp)
 
     def make_venv_train(self, progress: Progress) -> None:
-        """Creates .venv-train, which sees everything in .venv and adds torch, the tests' tools and the linters."""
+        """Creates .venv-train, which sees all of .venv and adds torch, test tools and linters."""
         create = [sys.executable, "-m", "venv", "--without-pip", str(VENV_TRAIN)]
         if self.ros:
             create.insert(3, "--system-site-packages")
@@ -127,8 +152,14 @@ class Installation:
         packages = VENV_TRAIN / "lib" / python_dir / "site-packages"
         shutil.copy(REQUIREMENTS / "layer.py", packages / "dovetail_layer.py")
         lower = VENV / "lib" / python_dir / "site-packages"
-        (packages / "dovetail_layer.pth").write_text(f"import dovetail_layer; dovetail_layer.lay({str(lower)!r})\n")
-        pip = [str(VENV / "bin" / "python"), *PIP] if prerequisites.has_ensurepip() else [sys.executable, *PIP]
+        (packages / "dovetail_layer.pth").write_text(
+            f"import dovetail_layer; dovetail_layer.lay({str(lower)!r})\n"
+        )
+        pip = (
+            [str(VENV / "bin" / "python"), *PIP]
+            if prerequisites.has_ensurepip()
+            else [sys.executable, *PIP]
+        )
         install = [*pip, "--python", str(VENV_TRAIN / "bin" / "python"), *PIP_INSTALL]
         install += ["-r", str(REQUIREMENTS / "training.txt")]
         progress.run("torch, diffusers, pytest and their kin", [install], self.environment, ROOT)
@@ -137,8 +168,12 @@ class Installation:
 
 def main() -> int:
     """Returns the exit code: 0 if everything is up to date now."""
-    parser = argparse.ArgumentParser(description="Set up Dovetail's environments and its ROS 2 workspace.")
-    parser.add_argument("--training", action="store_true", help="also make .venv-train for training and the tests")
+    parser = argparse.ArgumentParser(
+        description="Set up Dovetail's environments and its ROS 2 workspace."
+    )
+    parser.add_argument(
+        "--training", action="store_true", help="also make .venv-train for training and the tests"
+    )
     arguments = parser.parse_args()
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "setup.lock").open("w") as lock:
@@ -154,7 +189,9 @@ def main() -> int:
                 return 0
             problems = prerequisites.find_problems(ROOT)
             if problems:
-                raise SetupError("this machine lacks:\n" + "\n".join(f"  - {problem}" for problem in problems))
+                raise SetupError(
+                    "this machine lacks:\n" + "\n".join(f"  - {problem}" for problem in problems)
+                )
             begin = time.monotonic()
             installation.bring_up_to_date(stale)
             print(f"Set-up complete in {time.monotonic() - begin:.0f} s.", flush=True)

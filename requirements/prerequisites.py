@@ -16,13 +16,17 @@ def find_problems(root: Path, needs_compiler: bool = True) -> list[str]:
     problems = []
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         problems.append(
-            f"machine: got {platform.system()} {platform.machine()}, expected Linux x86_64 (the wheels of ROS 2 need it)"
+            f"machine: got {platform.system()} {platform.machine()}, expected Linux x86_64"
         )
     if any(character.isspace() or character in ":;" for character in str(root)):
-        problems.append(f"folder: got '{root}', expected a path without spaces, ':' and ';' (ROS 2's own tools split on them)")
+        problems.append(
+            f"folder: got '{root}', expected a path without spaces, ':' and ';', where ROS 2 splits"
+        )
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("venv") is None or not (has_ensurepip() or has_pip()):
-        problems.append(f"Python {version} has neither ensurepip nor pip: apt install python{version}-venv")
+        problems.append(
+            f"Python {version} has neither ensurepip nor pip: apt install python{version}-venv"
+        )
     if needs_compiler:
         header = Path(sysconfig.get_path("include"), "Python.h")
         if not header.is_file():
@@ -34,7 +38,7 @@ def find_problems(root: Path, needs_compiler: bool = True) -> list[str]:
 
 
 def has_ensurepip() -> bool:
-    """Whether this Python can put pip into a virtual environment by itself (Debian splits that off)."""
+    """Whether this Python can put pip into an environment by itself (Debian splits that off)."""
     return importlib.util.find_spec("ensurepip") is not None
 
 
@@ -68,6 +72,7 @@ def sourced_ros(environment: dict[str, str]) -> str | None:
         return None
     if distro in UNSUPPORTED_DISTROS:
         raise ValueError(
-            f"ROS_DISTRO: got {distro}, expected jazzy or newer; a shell that has no ROS 2 sourced takes Jazzy from PyPI"
+            f"ROS_DISTRO: got {distro}, expected jazzy or newer; "
+            "a shell that has no ROS 2 sourced takes Jazzy from PyPI"
         )
     return distro

@@ -1,4 +1,4 @@
-"""Runs the steps of the set-up: what a person sees, where the output goes, and which steps are still fresh."""
+"""Runs the steps of the set-up: what a person sees, where the output goes, what is still fresh."""
 
 import hashlib
 import os
@@ -45,7 +45,13 @@ class Progress:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         log_path.write_text("")
 
-    def run(self, title: str, commands: Iterable[Sequence[str]], environment: Mapping[str, str], cwd: Path) -> None:
+    def run(
+        self,
+        title: str,
+        commands: Iterable[Sequence[str]],
+        environment: Mapping[str, str],
+        cwd: Path,
+    ) -> None:
         """Runs a step's commands in order.
 
         Raises:
@@ -61,18 +67,36 @@ class Progress:
                 if self.live:
                     print()
                 self._print_tail()
-                raise SetupError(f"{title}: `{' '.join(command[:6])} ...` exited with {code}; all of it: {self.log_path}")
+                raise SetupError(
+                    f"{title}: `{' '.join(command[:6])} ...` exited with {code}; "
+                    f"all of it is in {self.log_path}"
+                )
         seconds = time.monotonic() - begin
-        print(f"\r\033[K{label}  {seconds:.1f} s" if self.live else f"{label}  done in {seconds:.1f} s", flush=True)
+        print(
+            f"\r\033[K{label}  {seconds:.1f} s"
+            if self.live
+            else f"{label}  done in {seconds:.1f} s",
+            flush=True,
+        )
 
     def _run_one(
-        self, label: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path, begin: float
+        self,
+        label: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        begin: float,
     ) -> int:
         with self.log_path.open("ab") as log:
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(environment), cwd=cwd
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
             )
             while True:
                 try:
@@ -94,7 +118,7 @@ class Progress:
 
 
 def digest(paths: Iterable[Path], *texts: str) -> str:
-    """SHA-256 over the texts and over names and contents of the files (folders are walked, bytecode left out)."""
+    """SHA-256 over the texts and the files' names and contents; folders are walked."""
     total = hashlib.sha256()
     for text in texts:
         total.update(text.encode() + b"\0")

@@ -1,7 +1,7 @@
-"""Makes the ROS 2 wheels of this environment usable for building, and installs the ``ros2`` command.
+"""Makes this environment's ROS 2 wheels usable for building, and installs the ``ros2`` command.
 
-The wheels' exported CMake files name the Python and NumPy headers where their builder had them. Run by the environment's
-own Python after its wheels are installed; running it again changes nothing.
+The wheels' exported CMake files name the Python and NumPy headers where their builder had them. Run
+by the environment's own Python after its wheels are installed; running it again changes nothing.
 """
 
 import re
@@ -14,12 +14,15 @@ import numpy
 BUILDER_PREFIX = r"/opt/python/cp3\d+-cp3\d+"
 REPLACEMENTS = (
     (BUILDER_PREFIX + r"/include/python3\.\d+", sysconfig.get_path("include")),
-    (BUILDER_PREFIX + r"/lib/python3\.\d+/site-packages/numpy/(?:_core|core)/include", numpy.get_include()),
+    (
+        BUILDER_PREFIX + r"/lib/python3\.\d+/site-packages/numpy/(?:_core|core)/include",
+        numpy.get_include(),
+    ),
 )
 
 
 def patch_exports(prefix: Path) -> int:
-    """Rewrites the builder's paths in every exported CMake file; returns the number of files changed.
+    """Rewrites the builder's paths in all exported CMake files; returns how many it changed.
 
     Raises:
         SystemExit: a path of the builder is left over.
@@ -30,7 +33,10 @@ def patch_exports(prefix: Path) -> int:
         for pattern, replacement in REPLACEMENTS:
             patched = re.sub(pattern, lambda _, to=replacement: to, patched)
         if re.search(BUILDER_PREFIX, patched):
-            sys.exit(f"{path}: got a path of the wheels' builder that is not known here, expected Python or NumPy headers")
+            sys.exit(
+                f"{path}: got an unknown path of the wheels' builder, "
+                "expected that of the Python or the NumPy headers"
+            )
         if patched != text:
             path.write_text(patched)
             changed += 1

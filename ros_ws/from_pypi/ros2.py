@@ -1,7 +1,7 @@
 """The ``ros2`` command of an environment whose ROS 2 comes from PyPI, which brings none.
 
-It knows one verb, ``ros2 launch``, for the launch files of this repository. Where a better one is installed, on PATH or
-as Python packages of this environment, it hands over to that.
+It knows one verb, ``ros2 launch``, for the launch files of this repository. Where a better one is
+installed, on PATH or as Python packages of this environment, it hands over to that.
 """
 
 import argparse
@@ -20,7 +20,10 @@ def find_other_command() -> str | None:
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         candidate = Path(folder) / "ros2"
         try:
-            if os.access(candidate, os.X_OK) and MARK not in candidate.read_text(errors="replace")[:400]:
+            if (
+                os.access(candidate, os.X_OK)
+                and MARK not in candidate.read_text(errors="replace")[:400]
+            ):
                 return str(candidate)
         except OSError:
             continue
@@ -32,7 +35,9 @@ def hand_over() -> int | None:
     other = find_other_command()
     if other is not None:
         os.execv(other, [other, *sys.argv[1:]])
-    if all(importlib.util.find_spec(name) for name in ("ros2cli", "ros2launch", "launch", "launch_ros")):
+    if all(
+        importlib.util.find_spec(name) for name in ("ros2cli", "ros2launch", "launch", "launch_ros")
+    ):
         from ros2cli.cli import main as ros2cli_main
 
         return int(ros2cli_main() or 0)
@@ -49,13 +54,15 @@ def parse_launch_arguments(arguments: Sequence[str]) -> list[tuple[str, str]]:
     for argument in arguments:
         name, separator, value = argument.partition(":=")
         if not separator or not name or not value:
-            raise RuntimeError(f"malformed launch argument '{argument}', expected format '<name>:=<value>'")
+            raise RuntimeError(
+                f"malformed launch argument '{argument}', expected format '<name>:=<value>'"
+            )
         values[name] = value
     return list(values.items())
 
 
 def find_launch_file(file_or_package: str, rest: list[str]) -> str:
-    """The launch file's path: the first argument itself, or the next one in the share folder of a package.
+    """The launch file's path: the first argument, or the next one in the share folder of a package.
 
     Raises:
         RuntimeError: there is no such file or package.
@@ -73,7 +80,9 @@ def find_launch_file(file_or_package: str, rest: list[str]) -> str:
         raise RuntimeError(f"Package '{file_or_package}' not found: {error}") from error
     found = sorted(Path(share).rglob(name))
     if len(found) != 1:
-        raise RuntimeError(f"file '{name}': got {len(found)} of that name in '{share}', expected one")
+        raise RuntimeError(
+            f"file '{name}': got {len(found)} of that name in '{share}', expected one"
+        )
     return str(found[0])
 
 
@@ -89,9 +98,12 @@ def show_arguments(path: str) -> None:
         if isinstance(entity, DeclareLaunchArgument)
     ]
     for argument, conditional in declared:
-        print(f"\n    '{argument.name}':{'*' if conditional else ''}\n        {argument.description}")
+        print(
+            f"\n    '{argument.name}':{'*' if conditional else ''}\n        {argument.description}"
+        )
         if argument.default_value is not None:
-            print(f"        (default: {' + '.join(part.describe() for part in argument.default_value)})")
+            default = " + ".join(part.describe() for part in argument.default_value)
+            print(f"        (default: {default})")
     if any(conditional for _, conditional in declared):
         print("\n* argument(s) which are only used if specific conditions occur")
     if not declared:
@@ -108,7 +120,9 @@ def launch(path: str, arguments: Sequence[str], noninteractive: bool) -> int:
     logger.info(f"All log files can be found below {logging.open_log_file()}")
     logger.info("Default logging verbosity is set to INFO")
     service = LaunchService(argv=arguments, noninteractive=noninteractive)
-    include = IncludeLaunchDescription([path], launch_arguments=[(name, value) for name, value in pairs])
+    include = IncludeLaunchDescription(
+        [path], launch_arguments=[(name, value) for name, value in pairs]
+    )
     service.include_launch_description(LaunchDescription([include]))
     return service.run()
 
@@ -119,15 +133,26 @@ def main() -> int:
     if code is not None:
         return code
     if len(sys.argv) > 1 and sys.argv[1] not in ("launch", "-h", "--help"):
-        print(f"ros2 {sys.argv[1]} is not provided by this ros2; install ros2cli for it", file=sys.stderr)
+        print(
+            f"ros2 {sys.argv[1]} is not provided by this ros2; install ros2cli for it",
+            file=sys.stderr,
+        )
         return 1
-    parser = argparse.ArgumentParser(prog="ros2", description="The ros2 command of a ROS 2 from PyPI.")
+    parser = argparse.ArgumentParser(
+        prog="ros2", description="The ros2 command of a ROS 2 from PyPI."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("launch", help="run a launch file")
     verb.add_argument("-n", "--noninteractive", action="store_true", help="there is no terminal")
-    verb.add_argument("-s", "--show-args", "--show-arguments", action="store_true", help="list the arguments")
-    verb.add_argument("-a", "--show-all-subprocesses-output", action="store_true", help="all output to the screen")
-    verb.add_argument("launch_file", help="path of a launch file, or a package followed by a file's name")
+    verb.add_argument(
+        "-s", "--show-args", "--show-arguments", action="store_true", help="list the arguments"
+    )
+    verb.add_argument(
+        "-a", "--show-all-subprocesses-output", action="store_true", help="all output to the screen"
+    )
+    verb.add_argument(
+        "launch_file", help="path of a launch file, or a package followed by a file's name"
+    )
     verb.add_argument("launch_arguments", nargs="*", help="'<name>:=<value>'")
     arguments = parser.parse_args()
     sys.path.insert(0, str(LAUNCHER))

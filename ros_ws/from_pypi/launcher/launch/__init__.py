@@ -1,8 +1,8 @@
-"""The part of ROS 2's ``launch`` that Dovetail's launch files use, for environments that have no ``launch``.
+"""The part of ROS 2's ``launch`` that Dovetail's launch files use, where there is no ``launch``.
 
-A launch file that runs here runs unchanged under upstream's ``launch`` with the same result. What is not here is refused
-by name when the launch file asks for it. The ``ros2`` command puts this folder on the path only if nothing better is
-installed.
+A launch file that runs here runs unchanged under upstream's ``launch`` with the same result. What
+is not here is refused by name when the launch file asks for it. The ``ros2`` command puts this
+folder on the path only if nothing better is installed.
 """
 
 from . import actions, conditions, event_handlers, events, logging, substitutions

@@ -1,4 +1,4 @@
-"""Actions on arguments, environment, events and other descriptions; processes are in ``launch.process``."""
+"""Actions on arguments, environment, events and other descriptions."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,7 +75,8 @@ class DeclareLaunchArgument(Action):
         value = context.launch_configurations[self.name]
         if self.choices is not None and value not in self.choices:
             raise RuntimeError(
-                f'Argument "{self.name}" provided value "{value}" is not valid. Valid options are: {self.choices}'
+                f'Argument "{self.name}" provided value "{value}" is not valid. '
+                f"Valid options are: {self.choices}"
             )
 
 
@@ -117,7 +118,9 @@ class AppendEnvironmentVariable(Action):
         super().__init__(condition=others.pop("condition", None))
         refuse_keywords(self, others)
         if not isinstance(prepend, bool):
-            raise TypeError(f"AppendEnvironmentVariable(prepend): got {prepend!r}, expected True or False")
+            raise TypeError(
+                f"AppendEnvironmentVariable(prepend): got {prepend!r}, expected True or False"
+            )
         self._name = as_substitutions(name)
         self._value = as_substitutions(value)
         self._prepend = prepend
@@ -231,7 +234,9 @@ class Shutdown(EmitEvent):
         """Emits the event, naming the process whose end brought it about."""
         cause = context.get_locals_as_dict().get("event")
         if isinstance(cause, ProcessExited):
-            logging.get_logger().info(f"process[{cause.process_name}] was required: shutting down launched system")
+            logging.get_logger().info(
+                f"process[{cause.process_name}] was required: shutting down launched system"
+            )
         super().execute(context)
 
 
@@ -295,24 +300,36 @@ class IncludeLaunchDescription(Action):
         description = self._source.get_launch_description(context)
         path = os.path.abspath(self._source.location)
         context.extend_locals(
-            {"current_launch_file_path": path, "current_launch_file_directory": os.path.dirname(path)}
+            {
+                "current_launch_file_path": path,
+                "current_launch_file_directory": os.path.dirname(path),
+            }
         )
         given = [perform(context, as_substitutions(name)) for name, _ in self._arguments]
         for entity, conditional in walk(description):
-            if isinstance(entity, DeclareLaunchArgument) and entity.default_value is None and not conditional:
+            if (
+                isinstance(entity, DeclareLaunchArgument)
+                and entity.default_value is None
+                and not conditional
+            ):
                 if entity.name not in given:
                     raise RuntimeError(
                         f"Included launch description missing required argument '{entity.name}' "
                         f"(description: '{entity.description}'), given: [{', '.join(given)}]"
                     )
-        settings: Entities = [SetLaunchConfiguration(name, value) for name, value in self._arguments]
+        settings: Entities = [
+            SetLaunchConfiguration(name, value) for name, value in self._arguments
+        ]
         return [*settings, description]
 
 
 def walk(entity: LaunchDescriptionEntity) -> Iterator[tuple[LaunchDescriptionEntity, bool]]:
-    """Every entity known before anything runs, and whether a condition or an event decides about it."""
+    """Every entity known before anything runs, and whether a condition or event decides on it."""
     for inner in entity.sub_entities():
-        conditional = isinstance(entity, RegisterEventHandler) or getattr(inner, "condition", None) is not None
+        conditional = (
+            isinstance(entity, RegisterEventHandler)
+            or getattr(inner, "condition", None) is not None
+        )
         yield inner, conditional
         for deeper, deeper_conditional in walk(inner):
             yield deeper, conditional or deeper_conditional

@@ -16,7 +16,9 @@ def _evaluate(context: LaunchContext, expression: SomeText) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise InvalidConditionExpressionError(f"condition: got '{text}', expected one of true, 1, false, 0")
+    raise InvalidConditionExpressionError(
+        f"condition: got '{text}', expected one of true, 1, false, 0"
+    )
 
 
 class IfCondition(Condition):

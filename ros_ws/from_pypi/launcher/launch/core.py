@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, Union
+from typing import Any
 
 
 class SubstitutionFailure(RuntimeError):
@@ -22,7 +22,7 @@ class Substitution:
         raise NotImplementedError
 
 
-SomeText = Union[str, Substitution, Iterable[Union[str, Substitution]]]
+SomeText = str | Substitution | Iterable[str | Substitution]
 
 
 class LaunchDescriptionEntity:
@@ -213,7 +213,8 @@ def as_substitutions(value: SomeText) -> list[Substitution]:
     """Text, a substitution, or several of them, as a list of substitutions.
 
     Raises:
-        TypeError: something else is among them (numbers have to be given as text, as upstream demands).
+        TypeError: something else is among them (numbers have to be given as text, as upstream
+        demands).
     """
     from .substitutions import TextSubstitution
 

@@ -14,11 +14,15 @@ __all__ = ["OnProcessExit", "OnProcessStart", "OnShutdown"]
 class _Answer(EventHandler):
     """Answers with fixed entities, or with what a function of event and context returns."""
 
-    def __init__(self, wants: Callable[[Event], bool], answer: Any, handle_once: bool, others: dict[str, Any]) -> None:
+    def __init__(
+        self, wants: Callable[[Event], bool], answer: Any, handle_once: bool, others: dict[str, Any]
+    ) -> None:
         refuse_keywords(self, others)
         super().__init__(matcher=wants, handle_once=handle_once)
         if not callable(answer):
-            several = isinstance(answer, Iterable) and not isinstance(answer, LaunchDescriptionEntity)
+            several = isinstance(answer, Iterable) and not isinstance(
+                answer, LaunchDescriptionEntity
+            )
             self.entities = list(answer) if several else [answer]
         self._function = answer if callable(answer) else None
 
@@ -43,16 +47,20 @@ def _of_process(kind: type[ProcessStarted], target: Any) -> Callable[[Event], bo
 class OnProcessExit(_Answer):
     """When a process ends."""
 
-    def __init__(self, *, on_exit: Any, target_action: Any = None, handle_once: bool = False, **others: Any) -> None:
-        """``target_action`` is the action that starts the process, a test on it, or None for any process."""
+    def __init__(
+        self, *, on_exit: Any, target_action: Any = None, handle_once: bool = False, **others: Any
+    ) -> None:
+        """``target_action`` is the process's action, a test on it, or None for any process."""
         super().__init__(_of_process(ProcessExited, target_action), on_exit, handle_once, others)
 
 
 class OnProcessStart(_Answer):
     """When a process starts."""
 
-    def __init__(self, *, on_start: Any, target_action: Any = None, handle_once: bool = False, **others: Any) -> None:
-        """``target_action`` is the action that starts the process, a test on it, or None for any process."""
+    def __init__(
+        self, *, on_start: Any, target_action: Any = None, handle_once: bool = False, **others: Any
+    ) -> None:
+        """``target_action`` is the process's action, a test on it, or None for any process."""
         super().__init__(_of_process(ProcessStarted, target_action), on_start, handle_once, others)
 
 
@@ -61,7 +69,9 @@ class OnShutdown(_Answer):
 
     def __init__(self, *, on_shutdown: Any, handle_once: bool = False, **others: Any) -> None:
         """``on_shutdown`` gives the entities to visit."""
-        super().__init__(lambda event: isinstance(event, Shutdown), on_shutdown, handle_once, others)
+        super().__init__(
+            lambda event: isinstance(event, Shutdown), on_shutdown, handle_once, others
+        )
 
 
 __getattr__ = refuse_names("launch.event_handlers")

@@ -32,10 +32,14 @@ def load_launch_file(path: str) -> LaunchDescription:
     loader.exec_module(module)
     generate = getattr(module, "generate_launch_description", None)
     if generate is None:
-        raise InvalidPythonLaunchFileError(f"launch file '{path}' has no function generate_launch_description")
+        raise InvalidPythonLaunchFileError(
+            f"launch file '{path}' has no function generate_launch_description"
+        )
     description = generate()
     if not isinstance(description, LaunchDescription):
-        raise InvalidPythonLaunchFileError(f"{path}: got {description!r}, expected a launch.LaunchDescription")
+        raise InvalidPythonLaunchFileError(
+            f"{path}: got {description!r}, expected a launch.LaunchDescription"
+        )
     return description
 
 

@@ -15,12 +15,15 @@ _log_file: IO[str] | None = None
 
 
 def open_log_file() -> Path:
-    """Opens this run's launch.log below ROS_LOG_DIR, ROS_HOME/log or ~/.ros/log; returns its folder."""
+    """Opens this run's launch.log below ROS_LOG_DIR, ROS_HOME/log or ~/.ros/log."""
     global _log_file
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
     base = Path(os.environ.get("ROS_LOG_DIR") or home / "log")
     stamp = time.strftime("%Y-%m-%d-%H-%M-%S")
-    folder = base / f"{stamp}-{time.time_ns() // 1000 % 1_000_000:06d}-{socket.gethostname()}-{os.getpid()}"
+    folder = (
+        base
+        / f"{stamp}-{time.time_ns() // 1000 % 1_000_000:06d}-{socket.gethostname()}-{os.getpid()}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     _log_file = (folder / "launch.log").open("w")
     return folder

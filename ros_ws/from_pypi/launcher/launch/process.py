@@ -1,8 +1,8 @@
 """The action that runs a process: its output, its end, and how it is made to end.
 
-Each process leads a process group of its own, so that a signal to the launcher reaches it only through the launcher, in
-order, and so that whatever it started ends with it. If the launcher itself is killed, the kernel sends its processes
-SIGTERM.
+Each process leads a process group of its own, so that a signal to the launcher reaches it only
+through the launcher, in order, and so that whatever it started ends with it. If the launcher itself
+is killed, the kernel sends its processes SIGTERM.
 """
 
 import asyncio
@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from . import logging
-from .core import Action, LaunchContext, LaunchDescriptionEntity, SomeText, as_substitutions, perform
+from .core import (
+    Action,
+    LaunchContext,
+    LaunchDescriptionEntity,
+    SomeText,
+    as_substitutions,
+    perform,
+)
 from .event_handlers import OnProcessExit
 from .events.process import ProcessExited, ProcessStarted
 from .refusal import NotProvidedError, refuse_keywords
@@ -25,12 +32,15 @@ PR_SET_PDEATHSIG = 1
 DRAIN_S = 0.5
 """Seconds that are left for the last output after a process has ended."""
 
+DEFAULT_SIGTERM_TIMEOUT = LaunchConfiguration("sigterm_timeout", default=5)
+DEFAULT_SIGKILL_TIMEOUT = LaunchConfiguration("sigkill_timeout", default=5)
+
 _libc = ctypes.CDLL(None)
 _count = 0
 
 
 def _begin_child(launcher_pid: int) -> Callable[[], None]:
-    """What the child does before it becomes the program: ask for SIGTERM should the launcher die."""
+    """What the child does before it becomes the program: ask for SIGTERM if the launcher dies."""
 
     def begin() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -54,15 +64,15 @@ class ExecuteProcess(Action):
         output: SomeText = "log",
         log_cmd: bool = False,
         shell: bool = False,
-        sigterm_timeout: SomeText = LaunchConfiguration("sigterm_timeout", default=5),
-        sigkill_timeout: SomeText = LaunchConfiguration("sigkill_timeout", default=5),
+        sigterm_timeout: SomeText = DEFAULT_SIGTERM_TIMEOUT,
+        sigkill_timeout: SomeText = DEFAULT_SIGKILL_TIMEOUT,
         on_exit: Any = None,
         **others: Any,
     ) -> None:
         """Timeouts are seconds as text: from SIGINT to SIGTERM, and from there to SIGKILL.
 
-        ``output`` is 'screen', 'log' (errors on the screen, all in the log file) or 'both'. ``on_exit`` answers the
-        process's end like OnProcessExit.
+        ``output`` is 'screen', 'log' (errors on the screen, all in the log file) or 'both'.
+        ``on_exit`` answers the process's end like OnProcessExit.
         """
         super().__init__(condition=others.pop("condition", None))
         refuse_keywords(self, others)
@@ -111,7 +121,9 @@ class ExecuteProcess(Action):
         environment = dict(context.environment) if self._env is None else {}
         for extra in (self._env, self._additional_env):
             for key, value in (extra or {}).items():
-                environment[perform(context, as_substitutions(key))] = perform(context, as_substitutions(value))
+                environment[perform(context, as_substitutions(key))] = perform(
+                    context, as_substitutions(value)
+                )
         return environment
 
     def execute(self, context: LaunchContext) -> None:
@@ -150,7 +162,9 @@ class ExecuteProcess(Action):
         if context.is_shutdown:
             return
         if self._log_cmd:
-            logger.info(f"process details: cmd='{' '.join(cmd)}', cwd='{self.process_details['cwd']}'")
+            logger.info(
+                f"process details: cmd='{' '.join(cmd)}', cwd='{self.process_details['cwd']}'"
+            )
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(["/bin/sh", "-c", " ".join(cmd)] if self._shell else cmd),
@@ -174,8 +188,12 @@ class ExecuteProcess(Action):
             self.end(context)
         assert process.stdout is not None and process.stderr is not None
         readers = [
-            asyncio.create_task(self._forward(process.stdout, screen=output != "log", file=output != "screen")),
-            asyncio.create_task(self._forward(process.stderr, screen=True, file=output != "screen")),
+            asyncio.create_task(
+                self._forward(process.stdout, screen=output != "log", file=output != "screen")
+            ),
+            asyncio.create_task(
+                self._forward(process.stderr, screen=True, file=output != "screen")
+            ),
         ]
         code = await process.wait()
         for timer in self._timers:
@@ -187,11 +205,13 @@ class ExecuteProcess(Action):
         if code == 0:
             logger.info(f"process has finished cleanly [pid {process.pid}]")
         else:
-            logger.error(f"process has died [pid {process.pid}, exit code {code}, cmd '{shlex.join(cmd)}'].")
+            logger.error(
+                f"process has died [pid {process.pid}, exit code {code}, cmd '{shlex.join(cmd)}']."
+            )
         context.emit_event_sync(ProcessExited(returncode=code, **self.process_details))
 
     async def _forward(self, stream: asyncio.StreamReader, screen: bool, file: bool) -> None:
-        """Passes on whole lines, marked with the process's name; a last line without an end counts as one."""
+        """Passes on whole lines; a last one without an end counts too."""
         rest = b""
         try:
             while chunk := await stream.read(65536):
@@ -203,7 +223,9 @@ class ExecuteProcess(Action):
                 self._say(rest, screen, file)
 
     def _say(self, line: bytes, screen: bool, file: bool) -> None:
-        logging.write(f"[{self.process_details['name']}] {line.decode(errors='replace')}", screen, file)
+        logging.write(
+            f"[{self.process_details['name']}] {line.decode(errors='replace')}", screen, file
+        )
 
     def end(self, context: LaunchContext) -> None:
         """Sends SIGINT and arranges for SIGTERM and SIGKILL should that not be enough."""
@@ -214,14 +236,17 @@ class ExecuteProcess(Action):
         sigkill_s = sigterm_s + float(perform(context, self._sigkill_timeout))
         self.send_signal(signal.SIGINT)
         loop = asyncio.get_running_loop()
-        steps = ((sigterm_s, signal.SIGINT, signal.SIGTERM), (sigkill_s, signal.SIGTERM, signal.SIGKILL))
+        steps = (
+            (sigterm_s, signal.SIGINT, signal.SIGTERM),
+            (sigkill_s, signal.SIGTERM, signal.SIGKILL),
+        )
         for seconds, sent, stronger in steps:
             self._timers.append(loop.call_later(seconds, self._escalate, seconds, sent, stronger))
 
     def _escalate(self, seconds: float, sent: signal.Signals, stronger: signal.Signals) -> None:
         logging.get_logger().error(
-            f"process[{self.name}] failed to terminate '{seconds:g}' seconds after receiving '{sent.name}', "
-            f"escalating to '{stronger.name}'"
+            f"process[{self.name}] failed to terminate '{seconds:g}' seconds "
+            f"after receiving '{sent.name}', escalating to '{stronger.name}'"
         )
         self.send_signal(stronger)
 

@@ -32,8 +32,9 @@ class LaunchService:
         """Runs until every process has ended.
 
         Returns:
-            0, or 1 if an entity or an event handler raised an exception or a signal other than SIGINT ended the run.
-            A process's own exit code does not count: that is for the launch file's event handlers to judge.
+            0, or 1 if an entity or an event handler raised an exception or a signal other than
+            SIGINT ended the run. A process's own exit code does not count: that is for the launch
+            file's event handlers to judge.
         """
         return asyncio.run(self._run())
 
@@ -68,7 +69,7 @@ class LaunchService:
         return self._return_code
 
     def _guard(self, function: Any, *arguments: Any) -> None:
-        """An exception ends everything with exit code 1; the processes still get their time to end."""
+        """An exception ends everything with exit code 1; processes still get their time to end."""
         try:
             function(*arguments)
         except Exception as error:

@@ -4,7 +4,14 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from .core import LaunchContext, SomeText, Substitution, SubstitutionFailure, as_substitutions, perform
+from .core import (
+    LaunchContext,
+    SomeText,
+    Substitution,
+    SubstitutionFailure,
+    as_substitutions,
+    perform,
+)
 from .refusal import refuse_names
 
 __all__ = [
@@ -45,8 +52,14 @@ class LaunchConfiguration(Substitution):
         if default is None:
             self._default = None
         else:
-            items = default if isinstance(default, Iterable) and not isinstance(default, str) else [default]
-            self._default = as_substitutions([x if isinstance(x, (str, Substitution)) else str(x) for x in items])
+            items = (
+                default
+                if isinstance(default, Iterable) and not isinstance(default, str)
+                else [default]
+            )
+            self._default = as_substitutions(
+                [x if isinstance(x, (str, Substitution)) else str(x) for x in items]
+            )
 
     def describe(self) -> str:
         """The name it looks up."""

@@ -36,7 +36,7 @@ class Node(ExecuteProcess):
         ros_arguments: Iterable[SomeText] | None = None,
         **others: Any,
     ) -> None:
-        """Without a package the executable is a path; ``parameters`` holds mappings and paths of YAML files."""
+        """Without a package the executable is a path; ``parameters``: mappings, paths of YAML files."""
         if parameters is not None and not isinstance(parameters, list):
             raise TypeError(f"Node(parameters): got {parameters!r}, expected a list")
         super().__init__(cmd=[executable], name=exec_name, **others)
@@ -44,7 +44,9 @@ class Node(ExecuteProcess):
         self._node_name = None if name is None else as_substitutions(name)
         self._namespace = None if namespace is None else as_substitutions(namespace)
         self._parameters = parameters or []
-        self._remappings = [(as_substitutions(old), as_substitutions(new)) for old, new in remappings or ()]
+        self._remappings = [
+            (as_substitutions(old), as_substitutions(new)) for old, new in remappings or ()
+        ]
         self._arguments = [as_substitutions(argument) for argument in arguments or ()]
         self._ros_arguments = [as_substitutions(argument) for argument in ros_arguments or ()]
 
@@ -54,7 +56,10 @@ class Node(ExecuteProcess):
         Raises:
             SubstitutionFailure: package or executable not found.
         """
-        cmd = [self._find_executable(context), *(perform(context, argument) for argument in self._arguments)]
+        cmd = [
+            self._find_executable(context),
+            *(perform(context, argument) for argument in self._arguments),
+        ]
         if self._ros_arguments:
             cmd += ["--ros-args", *(perform(context, argument) for argument in self._ros_arguments)]
         cmd.append("--ros-args")
@@ -67,7 +72,9 @@ class Node(ExecuteProcess):
             if os.path.isfile(path):
                 cmd += ["--params-file", path]
             else:
-                logging.get_logger("launch_ros.actions.node").warning(f"Parameter file path is not a file: {path}")
+                logging.get_logger("launch_ros.actions.node").warning(
+                    f"Parameter file path is not a file: {path}"
+                )
         for old, new in self._remappings:
             cmd += ["-r", f"{perform(context, old)}:={perform(context, new)}"]
         return cmd
@@ -80,16 +87,19 @@ class Node(ExecuteProcess):
         folder = os.path.join(FindPackagePrefix(package).perform(context), "lib", package)
         path = shutil.which(name, path=folder)
         if path is None:
-            raise SubstitutionFailure(f"executable '{name}' not found on the libexec directory '{folder}'")
+            raise SubstitutionFailure(
+                f"executable '{name}' not found on the libexec directory '{folder}'"
+            )
         return path
 
     def _parameter_file(self, context: LaunchContext, parameters: Any) -> str:
-        """The path of a YAML file; a mapping is written into one, for any name the node may have."""
+        """The path of a YAML file; a mapping is written into one."""
         if not isinstance(parameters, Mapping):
             text = os.fspath(parameters) if isinstance(parameters, os.PathLike) else parameters
             return perform(context, as_substitutions(text))
         values = {
-            perform(context, as_substitutions(name)): value for name, value in flatten(parameters).items()
+            perform(context, as_substitutions(name)): value
+            for name, value in flatten(parameters).items()
         }
         evaluated = {name: evaluate(context, value) for name, value in values.items()}
         with tempfile.NamedTemporaryFile("w", prefix="launch_params_", delete=False) as file:
@@ -98,7 +108,7 @@ class Node(ExecuteProcess):
 
 
 class LifecycleNode(Node):
-    """A node with a life cycle, which somebody else, such as a manager node, leads through its states."""
+    """A node with a life cycle, which a manager node leads through its states."""
 
     def __init__(self, *, name: SomeText, namespace: SomeText, **others: Any) -> None:
         """Name and namespace are required, as upstream has it."""

@@ -19,7 +19,9 @@ class ParameterValue:
     def __init__(self, value: Any, *, value_type: Any = None) -> None:
         """``value_type`` is str, int, float or bool; None guesses like a YAML file."""
         if value_type not in (None, str, *PLAIN_TYPES):
-            raise NotProvidedError(f"launch_ros.parameter_descriptions.ParameterValue(value_type={value_type!r})")
+            raise NotProvidedError(
+                f"launch_ros.parameter_descriptions.ParameterValue(value_type={value_type!r})"
+            )
         self.value = value
         self.value_type = value_type
 
@@ -41,9 +43,11 @@ def evaluate(context: LaunchContext, value: Any) -> Any:
     elif isinstance(value, Iterable) and not isinstance(value, Mapping):
         return _evaluate_several(context, list(value), kind)
     else:
-        raise TypeError(f"parameter: got {value!r}, expected a number, a text, a substitution or a list of them")
+        raise TypeError(
+            f"parameter: got {value!r}, expected a number, a text, a substitution or a list of them"
+        )
     if not isinstance(result, (str, *PLAIN_TYPES, list)):
-        # An empty text or a mapping, which ROS has no parameter type for, stays the text that it was.
+        # ROS has no parameter type for nothing or a mapping: it stays the text that it was.
         result = text
     if kind is float and type(result) is int:
         result = float(result)
@@ -57,11 +61,15 @@ def _evaluate_several(context: LaunchContext, values: list[Any], kind: Any) -> A
         # As upstream has it, a list with a substitution in it is one text in pieces.
         text = perform(context, as_substitutions(values))
         return text if kind is str else yaml.safe_load(text)
-    if any(type(value) is float for value in values) and all(type(value) in (int, float) for value in values):
+    if any(type(value) is float for value in values) and all(
+        type(value) in (int, float) for value in values
+    ):
         return [float(value) for value in values]
     kinds = {type(value) for value in values}
     if len(kinds) > 1 or not kinds <= {str, *PLAIN_TYPES}:
-        raise TypeError(f"parameter: got {values!r}, expected a list of one type: texts, integers, floats or booleans")
+        raise TypeError(
+            f"parameter: got {values!r}, expected texts, integers, floats or booleans, all alike"
+        )
     return values
 
 

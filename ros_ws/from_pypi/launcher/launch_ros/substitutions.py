@@ -4,7 +4,14 @@ import os
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from launch.core import LaunchContext, SomeText, Substitution, SubstitutionFailure, as_substitutions, perform
+from launch.core import (
+    LaunchContext,
+    SomeText,
+    Substitution,
+    SubstitutionFailure,
+    as_substitutions,
+    perform,
+)
 from launch.refusal import refuse_names
 
 __all__ = ["FindPackagePrefix", "FindPackageShare"]

@@ -14,7 +14,14 @@ class ProcessStarted(Event):
     name = "launch.events.process.ProcessStarted"
 
     def __init__(
-        self, *, action: Any, name: str, cmd: list[str], cwd: str | None, env: dict[str, str] | None, pid: int
+        self,
+        *,
+        action: Any,
+        name: str,
+        cmd: list[str],
+        cwd: str | None,
+        env: dict[str, str] | None,
+        pid: int,
     ) -> None:
         """``action`` is the one that started it, ``name`` the label that its output carries."""
         self.action = action
