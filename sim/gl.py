@@ -1,11 +1,14 @@
-"""Which library draws: MuJoCo reads MUJOCO_GL once, when it is imported, so this comes before."""
+"""Which library draws. MuJoCo reads MUJOCO_GL when it is imported; without it, it wants a display."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
+import sys
 
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_CHOOSER = "mujoco.rendering.classic.gl_context"
 ADVICE = "Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri, or libosmesa6"
 
 
@@ -20,4 +23,7 @@ def choose_backend() -> None:
         except OSError:
             continue
         os.environ["MUJOCO_GL"] = backend
+        if _CHOOSER in sys.modules:
+            # MuJoCo came first: let it choose again.
+            importlib.reload(sys.modules[_CHOOSER])
         return

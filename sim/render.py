@@ -30,10 +30,9 @@ class Camera:
     def __init__(
         self, model: mujoco.MjModel, width_px: int, height_px: int, shadows: bool = False
     ) -> None:
-        if mujoco.GLContext.__module__.endswith("glfw") and not os.environ.get("DISPLAY"):
+        if not (os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY")):
             raise RuntimeError(
-                "rendering: got no display and no GL library, expected EGL or OSMesa "
-                f"({gl.ADVICE}); where they are installed, import sim before mujoco"
+                f"rendering: got no display and no GL library, expected EGL or OSMesa ({gl.ADVICE})"
             )
         self._renderer = mujoco.Renderer(model, height=height_px, width=width_px)
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
