@@ -1,4 +1,4 @@
-"""Which library draws. MuJoCo reads MUJOCO_GL when it is imported; without it, it wants a display."""
+"""Which library draws: MuJoCo reads MUJOCO_GL when imported, and wants a display without it."""
 
 from __future__ import annotations
 

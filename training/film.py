@@ -97,9 +97,8 @@ def main(args: Args) -> None:
             mujoco.mj_forward(model, data)
             picture = np.ascontiguousarray(renderer.picture(data, camera)[:, :, ::-1])
             time_s = f"{i / env.spec.rate_hz:.1f} s"
-            cv2.putText(
-                picture, time_s, (12, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (60, 60, 60), 2, cv2.LINE_AA
-            )
+            font, grey = cv2.FONT_HERSHEY_SIMPLEX, (60, 60, 60)
+            cv2.putText(picture, time_s, (12, 28), font, 0.7, grey, 2, cv2.LINE_AA)
             pictures.append(picture)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".png":
