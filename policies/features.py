@@ -107,7 +107,7 @@ def grasp_point(signals: Signals) -> Array:
 
 
 def _in_tool(signals: Signals, vector: Array) -> Array:
-    return np.einsum("bji,bj->bi", signals.tool_rotation, vector)
+    return np.asarray(np.einsum("bji,bj->bi", signals.tool_rotation, vector))
 
 
 def _fine(vector_m: Array) -> Array:

@@ -48,7 +48,10 @@ class Scene:
         )
 
     def lay_out(self, layout: Layout, qpos: Array, mocap_pos: Array, mocap_quat: Array) -> None:
-        """Writes one simulation's base and parts to qpos (nq,), mocap_pos (1, 3), mocap_quat (1, 4)."""
+        """Writes one simulation's base and parts.
+
+        Shapes: qpos (nq,), mocap_pos (1, 3), mocap_quat (1, 4).
+        """
         mocap_pos[0] = [*layout.base_xy_m, 0.0]
         mocap_quat[0] = _yaw_quaternion(layout.base_yaw_rad)
         for name, xy in layout.part_xy_m.items():

@@ -4,7 +4,7 @@ The training environment, the evaluator and the ROS control node step this class
 trained is what runs. An action moves a target pose; between two policy steps the command follows a
 quadratic B-spline through the targets (continuous velocity, so a seam between chunks is no jump),
 differential inverse kinematics (damped least squares with a posture task in the null space:
-Siciliano et al., Robotics, section 3.5) gives joint angles, and the safety filter has the last word.
+Siciliano et al., Robotics, section 3.5) gives joint angles; the safety filter has the last word.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 Discrete-time barriers on the commanded state. Velocity and change of velocity are scaled for all
 joints alike, so that the direction of motion survives; the workspace is a box of six barriers on
 the tool point, and a command after which the tool could no longer stop inside gives way to braking;
-position limits are braking-aware (a joint may only be as fast as it can still stop before them). With h the distance to a limit the condition on the speed v towards it
-is v dt + v^2 / (2 a) <= h for joints and v <= gain h for the workspace (Ames et al., Control
-Barrier Functions: Theory and Applications, 2019, the discrete reading of h' >= -gain h).
+position limits are braking-aware (a joint may only be as fast as it can still stop before them).
+With h the distance to a limit the condition on the speed v towards it is v dt + v^2 / (2 a) <= h
+for joints and v <= gain h for the workspace (Ames et al., Control Barrier Functions: Theory and
+Applications, 2019, the discrete reading of h' >= -gain h).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class SafetyFilter:
         return np.asarray(a * (np.sqrt(dt**2 + 2.0 * np.maximum(distance_rad, 0.0) / a) - dt))
 
     def _workspace_scale(self, velocity: Array) -> Array:
-        """The share of `velocity` (batch, n) that the six walls of the workspace allow, (batch,)."""
+        """The share of `velocity` (batch, n) that the workspace's six walls allow, (batch,)."""
         tool_velocity = np.einsum("bij,bj->bi", self.jacobian[:, :3], velocity)
         position = self.tool_position_m
         distance = np.concatenate([position - self._box_min, self._box_max - position], axis=-1)
