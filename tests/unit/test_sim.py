@@ -14,7 +14,7 @@ CONFIG = load("panda")
 
 
 def run_expert(env, seeds):
-    """Runs the expert; returns success, penetrations and forces of unfinished episodes, top speed."""
+    """Runs the expert; returns success, penetrations, forces (episodes under way) and top speed."""
     expert = make_expert("peg_insert")
     env.reset(np.asarray(seeds))
     solved = np.zeros(env.num_envs, dtype=bool)
