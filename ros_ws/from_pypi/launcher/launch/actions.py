@@ -58,9 +58,13 @@ class DeclareLaunchArgument(Action):
         self.name = name
         self.default_value = None if default_value is None else as_substitutions(default_value)
         self.choices = None if choices is None else list(choices)
-        self.description = "no description given" if description is None else description
-        if self.choices is not None:
-            self.description += f". Valid choices are: {self.choices}"
+        valid = "" if self.choices is None else str(self.choices)
+        if description is None:
+            self.description = f"One of: {valid}" if valid else "no description given"
+        else:
+            self.description = (
+                f"{description}. Valid choices are: {valid}" if valid else description
+            )
 
     def execute(self, context: LaunchContext) -> None:
         """Sets the default where no value was given and checks the value.

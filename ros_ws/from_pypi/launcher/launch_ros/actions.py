@@ -36,7 +36,7 @@ class Node(ExecuteProcess):
         ros_arguments: Iterable[SomeText] | None = None,
         **others: Any,
     ) -> None:
-        """Without a package the executable is a path; ``parameters``: mappings, paths of YAML files."""
+        """Without a package the executable is a path; parameters are mappings and YAML files."""
         if parameters is not None and not isinstance(parameters, list):
             raise TypeError(f"Node(parameters): got {parameters!r}, expected a list")
         super().__init__(cmd=[executable], name=exec_name, **others)
