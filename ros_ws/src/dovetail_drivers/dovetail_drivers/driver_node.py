@@ -26,7 +26,6 @@ class DriverNode(DovetailNode):
 
     def __init__(self) -> None:
         super().__init__("driver")
-        self._driver = str(self.setting("driver", "mujoco"))
         self._clearance_mm = float(self.setting("clearance", 0.5))
         self._level = str(self.setting("level", "low"))
         self._seed = int(self.setting("seed", 0))
@@ -177,15 +176,16 @@ class DriverNode(DovetailNode):
             response.success = True
         except ValueError as problem:
             response.message = str(problem)
+        response.load_count = self._machine.load_count
         return response
 
     def _on_reset(
         self, request: ResetCell.Request, response: ResetCell.Response
     ) -> ResetCell.Response:
         try:
-            response.part, response.socket = self._machine.reset(
-                request.task, request.seed, request.level
-            )
+            episode = self._machine.reset(request.task, request.seed, request.level)
+            response.part, response.socket = episode.part, episode.socket
+            response.time_limit_s = episode.time_limit_s
             response.success = True
         except ValueError as problem:
             response.message = str(problem)

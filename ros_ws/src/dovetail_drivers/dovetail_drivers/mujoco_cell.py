@@ -19,7 +19,7 @@ from policies.control import so3
 from policies.control.safety_filter import SafetyFilter
 from sim import cell, layout, scene
 from sim.robots import panda
-from sim.tasks.peg_insert import START_WIDTH_M, PegInsertBatch
+from sim.tasks.peg_insert import MAX_STEPS, START_WIDTH_M, PegInsertBatch
 
 from dovetail_drivers.commands import CommandRefused, JointCommand, check_jump, read_command
 
@@ -40,6 +40,15 @@ class Observation:
     gripper_width_m: float
     parts: Mapping[str, Pose]
     sockets: Mapping[str, Pose]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an evaluation episode asks for: `part` in `socket` within the time limit."""
+
+    part: str
+    socket: str
+    time_limit_s: float
 
 
 @dataclass(frozen=True)
@@ -188,12 +197,13 @@ class MujocoCell:
         xy, yaw_rad = layout.sample_part(self.level, self._rng, part, taken)
         self._scene.place_part(part, np.array([*xy, 0.0]), yaw_rad, self._data.qpos)
         self._rest_parts([part])
+        self.load_count += 1
 
-    def reset(self, task: str, seed: int, level: str) -> tuple[str, str]:
+    def reset(self, task: str, seed: int, level: str) -> Episode:
         """Sets arm and cell to the start of evaluation episode `seed`, as the training task does.
 
         Returns:
-            The part to insert and its socket.
+            What the episode asks for.
 
         Raises:
             ValueError: no such task or level.
@@ -214,7 +224,8 @@ class MujocoCell:
         self._stand(self._data.qpos[self._scene.arm_qpos].copy())
         self._forget_contact()
         self.load_count += 1
-        return str(episode.part[0]), str(episode.socket[0])
+        time_limit_s = MAX_STEPS / episode.spec.rate_hz
+        return Episode(str(episode.part[0]), str(episode.socket[0]), time_limit_s)
 
     def truth(self, part: str, socket: str) -> Truth:
         """Whether the part stands released in the socket, and what its contact was like.

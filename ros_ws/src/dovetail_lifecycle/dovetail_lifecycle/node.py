@@ -39,7 +39,8 @@ class DovetailNode(LifecycleNode):
         self.config: HardwareConfig | None = None
         self._level, self._message = DiagnosticStatus.OK, ""
         self._robot = str(self.setting("robot", "panda"))
-        self.real_time_factor = float(self.setting("real_time_factor", 1.0))
+        self._driver = str(self.setting("driver", "mujoco"))
+        self._given_factor = float(self.setting("real_time_factor", 0.0))
         self._diagnostics = self.create_publisher(DiagnosticArray, DIAGNOSTICS, 10)
         self.create_timer(HEARTBEAT_S, self._beat)
         self.create_service(Trigger, "~/last_error", self._on_last_error)
@@ -69,6 +70,12 @@ class DovetailNode(LifecycleNode):
         """The hardware config, once configured."""
         assert self.config is not None
         return self.config
+
+    @property
+    def real_time_factor(self) -> float:
+        """Robot seconds per second: 1 for a machine; a simulated one may run faster or slower."""
+        own = self.hardware.drivers.get(self._driver, {}).get("real_time_factor", 1.0)
+        return self._given_factor or float(own)
 
     @property
     def active(self) -> bool:

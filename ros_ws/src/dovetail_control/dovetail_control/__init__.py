@@ -1,0 +1,1 @@
+"""The control loop between action chunks and joint commands."""

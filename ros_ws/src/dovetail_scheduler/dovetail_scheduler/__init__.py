@@ -1,0 +1,1 @@
+"""Tasks over skills: recipes become behaviour trees, evaluations become episodes."""

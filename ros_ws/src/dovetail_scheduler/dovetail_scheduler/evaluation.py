@@ -1,0 +1,135 @@
+"""Evaluation episodes through the running nodes: the same seeds, the same judge, the whole graph.
+
+Each episode sets the cell and the arm as the training task does for that seed, runs the learned
+skill until it ends or the task's time is over, and then asks the simulated cell for the truth: what
+the skill says of itself does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from policies.skills.registry import Argument, Skill
+
+from dovetail_scheduler.journal import Journal, SkillOutcome
+from dovetail_scheduler.tree import Call
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """What the cell set up: insert `part` in `socket` within the time limit (robot time)."""
+
+    part: str
+    socket: str
+    time_limit_s: float
+
+
+@dataclass(frozen=True)
+class EpisodeTruth:
+    """What really came of it."""
+
+    inserted: bool
+    penetration_p95_m: float
+    peak_force_n: float
+
+
+class Answer(Protocol):
+    """Something asked for that is under way."""
+
+    def poll(self) -> Any | None:
+        """The answer, or None while it is awaited.
+
+        Raises:
+            ValueError: it cannot be had, and why.
+        """
+
+
+class EpisodePort(Protocol):
+    """How episodes act on the robot and the cell."""
+
+    def start(self, skill: Skill, arguments: Mapping[str, Argument], seed: int = 0) -> Call:
+        """Starts a skill."""
+
+    def reset(self, task: str, seed: int, level: str) -> Answer:
+        """Sets up an episode; answers an EpisodeStart."""
+
+    def truth(self, part: str, socket: str) -> Answer:
+        """Answers an EpisodeTruth."""
+
+    def now_s(self) -> float:
+        """Robot time."""
+
+
+@dataclass
+class Episodes:
+    """The episodes run so far, as they go into the report."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def successes(self) -> int:
+        """How many succeeded."""
+        return sum(result["success"] for result in self.results)
+
+
+def run_episodes(
+    port: EpisodePort,
+    journal: Journal,
+    skill: Skill,
+    task: str,
+    seeds: range,
+    level: str,
+    episodes: Episodes,
+) -> Generator[None, None, None]:
+    """Runs one episode per seed into `episodes`; yields whenever it has to wait.
+
+    Raises:
+        ValueError: the cell cannot set up an episode or tell the truth.
+    """
+    for seed in seeds:
+        start: EpisodeStart = yield from _await(port.reset(task, seed, level))
+        arguments: dict[str, Argument] = {"part": start.part, "socket": start.socket}
+        call = port.start(skill, arguments, seed)
+        outcome = yield from _follow(port, call, start.time_limit_s)
+        truth: EpisodeTruth = yield from _await(port.truth(start.part, start.socket))
+        journal.skill(skill.name, skill.kind, f"{start.part}, {start.socket}", outcome)
+        episodes.results.append(
+            {
+                "seed": seed,
+                "success": truth.inserted,
+                "part": start.part,
+                "socket": start.socket,
+                "seconds": round(outcome.seconds, 2),
+                "error_code": outcome.code,
+                "penetration_p95_mm": round(truth.penetration_p95_m * 1e3, 4),
+                "peak_force_n": round(truth.peak_force_n, 2),
+            }
+        )
+        done = len(episodes.results)
+        journal.note(
+            f"episode {done} of {len(seeds)}, seed {seed}: "
+            + ("success" if truth.inserted else "failure")
+            + f" ({episodes.successes} of {done})"
+        )
+
+
+def _await(answer: Answer) -> Generator[None, None, Any]:
+    while (value := answer.poll()) is None:
+        yield
+    return value
+
+
+def _follow(
+    port: EpisodePort, call: Call, time_limit_s: float
+) -> Generator[None, None, SkillOutcome]:
+    """Waits for a skill, and cancels it when the episode's time is over."""
+    deadline_s = port.now_s() + time_limit_s
+    cancelled = False
+    while (outcome := call.poll()) is None:
+        if not cancelled and port.now_s() > deadline_s:
+            call.cancel()
+            cancelled = True
+        yield
+    return outcome

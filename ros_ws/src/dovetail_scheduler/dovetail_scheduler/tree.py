@@ -1,0 +1,250 @@
+"""The behaviour tree of an assembly: skills in order, checked before and after, retried, recovered.
+
+Nothing here knows ROS. A Port starts skills and shows the world; the node has one that calls action
+and services, a test one that follows a script. An insertion that fails is followed by ``recover``;
+a part that is not standing free is fed anew before the next attempt; the number of attempts is
+bounded by the skill's registry entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from policies.skills.predicates import at_home, gripper_empty, part_free, seated
+from policies.skills.registry import Argument, ErrorCode, Skill
+from policies.skills.world import World
+from py_trees.behaviour import Behaviour
+from py_trees.common import Status
+from py_trees.composites import Selector, Sequence
+from py_trees.decorators import FailureIsSuccess, Retry
+
+from dovetail_scheduler.journal import Journal, ProductRecord, SkillOutcome
+from dovetail_scheduler.recipe import Insertion, Recipe
+
+
+class Call(Protocol):
+    """A skill that was started."""
+
+    def poll(self) -> SkillOutcome | None:
+        """Its outcome, or None while it runs."""
+
+    def cancel(self) -> None:
+        """Asks it to end."""
+
+
+class Port(Protocol):
+    """How the tree acts on the robot and the cell."""
+
+    def start(self, skill: Skill, arguments: Mapping[str, Argument]) -> Call:
+        """Starts a skill."""
+
+    def world(self) -> World | None:
+        """The newest perceived world, or None when it is missing or stale."""
+
+    def now_s(self) -> float:
+        """Robot time."""
+
+
+class RunSkill(Behaviour):
+    """Runs one skill; fails unless it reports success and its effects hold afterwards."""
+
+    def __init__(
+        self, port: Port, journal: Journal, skill: Skill, arguments: Mapping[str, Argument]
+    ) -> None:
+        self._what = ", ".join(str(value) for value in arguments.values())
+        super().__init__(f"{skill.name}({self._what})")
+        self._port, self._journal = port, journal
+        self._skill, self._arguments = skill, arguments
+        self._call: Call | None = None
+
+    def initialise(self) -> None:
+        """Checks the preconditions and starts the skill."""
+        self._call = None
+        problem = self._unmet(before=True)
+        if problem is None:
+            self._journal.note(f"{self._skill.name} {self._what}".rstrip() + " ...")
+            self._call = self._port.start(self._skill, self._arguments)
+        else:
+            self._record(problem)
+
+    def update(self) -> Status:
+        """Follows the skill and checks its effects."""
+        if self._call is None:
+            return Status.FAILURE
+        outcome = self._call.poll()
+        if outcome is None:
+            return Status.RUNNING
+        self._call = None
+        if outcome.success:
+            problem = self._unmet(before=False)
+            if problem is not None:
+                outcome = SkillOutcome(
+                    False, problem.code, problem.message, outcome.seconds, outcome.inference_ms
+                )
+        self._record(outcome)
+        return Status.SUCCESS if outcome.success else Status.FAILURE
+
+    def terminate(self, new_status: Status) -> None:
+        """Cancels the skill when the tree is stopped meanwhile."""
+        if new_status == Status.INVALID and self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _unmet(self, before: bool) -> SkillOutcome | None:
+        world = self._port.world()
+        if world is None:
+            return SkillOutcome(False, ErrorCode.STALE.value, "no fresh world state")
+        check = self._skill.unmet_preconditions if before else self._skill.unmet_effects
+        unmet = check(world, self._arguments)
+        if not unmet:
+            return None
+        text = "not true: " + ", ".join(map(str, unmet))
+        code = ErrorCode.PRECONDITION if before else ErrorCode.CONTROLLER
+        return SkillOutcome(False, code.value, text if before else f"afterwards {text}")
+
+    def _record(self, outcome: SkillOutcome) -> None:
+        self._journal.skill(self._skill.name, self._skill.kind, self._what, outcome)
+        if self._journal.products:
+            product = self._journal.products[-1]
+            product.attempts[self._skill.name] += 1
+            if self._skill.name == "feed_part" and outcome.success:
+                product.refed.append(str(self._arguments["part"]))
+
+
+class Holds(Behaviour):
+    """Whether something is true of the world; one look at each tick."""
+
+    def __init__(self, port: Port, name: str, test: Callable[[World], bool]) -> None:
+        super().__init__(name)
+        self._port, self._test = port, test
+
+    def update(self) -> Status:
+        """What is not perceived is not true."""
+        world = self._port.world()
+        return Status.SUCCESS if world is not None and self._test(world) else Status.FAILURE
+
+
+class BeginProduct(Behaviour):
+    """Opens the record of a product."""
+
+    def __init__(self, port: Port, journal: Journal, index: int, count: int) -> None:
+        super().__init__(f"begin product {index + 1}")
+        self._port, self._journal, self._index, self._count = port, journal, index, count
+
+    def update(self) -> Status:
+        """Always succeeds."""
+        self._journal.products.append(ProductRecord(self._index, seconds=-self._port.now_s()))
+        self._journal.note(f"product {self._index + 1} of {self._count}")
+        return Status.SUCCESS
+
+
+class EndProduct(Behaviour):
+    """Closes the record of a product, finished or not."""
+
+    def __init__(self, port: Port, journal: Journal, completed: bool) -> None:
+        super().__init__("finished" if completed else "not finished")
+        self._port, self._journal, self._completed = port, journal, completed
+
+    def update(self) -> Status:
+        """Succeeds when the product was finished."""
+        product = self._journal.products[-1]
+        product.completed = self._completed
+        product.seconds += self._port.now_s()
+        state = "finished" if self._completed else "NOT finished"
+        self._journal.note(f"product {product.index + 1} {state} ({product.seconds:.1f} s)")
+        return Status.SUCCESS if self._completed else Status.FAILURE
+
+
+class Assembly:
+    """Builds the tree of an assembly.
+
+    Args:
+        port: acts and perceives.
+        journal: takes the records.
+        skills: the registry.
+        recipe: of one product.
+    """
+
+    def __init__(
+        self, port: Port, journal: Journal, skills: Mapping[str, Skill], recipe: Recipe
+    ) -> None:
+        self._port, self._journal = port, journal
+        self._skills, self._recipe = skills, recipe
+
+    def tree(self, count: int, seed: int, level: str) -> Behaviour:
+        """All products in turn; one that fails does not keep the next from being tried."""
+        products = [
+            FailureIsSuccess(f"product {index + 1}", self._product(index, count, seed, level))
+            for index in range(count)
+        ]
+        return Sequence("assembly", memory=True, children=products)
+
+    def _product(self, index: int, count: int, seed: int, level: str) -> Behaviour:
+        port, journal = self._port, self._journal
+        load = {"seed": seed, "index": index, "level": level}
+        work: list[Behaviour] = [self._ready(), self._retried("load_product", load)]
+        work += [self._insertion(step) for step in self._recipe.steps]
+        work.append(self._seated(*self._recipe.steps))
+        work.append(EndProduct(port, journal, completed=True))
+        attempt = Selector(
+            "attempt",
+            memory=True,
+            children=[
+                Sequence("assemble", memory=True, children=work),
+                EndProduct(port, journal, completed=False),
+            ],
+        )
+        begin = BeginProduct(port, journal, index, count)
+        return Sequence(f"product {index + 1}", memory=True, children=[begin, attempt])
+
+    def _insertion(self, step: Insertion) -> Behaviour:
+        """Insert, and on failure recover and try again as often as the skill allows."""
+        where = {"part": step.part, "socket": step.socket}
+        insert = self._skills["insert_peg"]
+        attempt = Sequence(
+            f"attempt {step.part}",
+            memory=True,
+            children=[
+                Selector(
+                    f"{step.part} ready",
+                    memory=True,
+                    children=[
+                        Holds(self._port, "free", lambda world: part_free(world, step.part)),
+                        self._retried("feed_part", {"part": step.part}),
+                    ],
+                ),
+                self._run("insert_peg", where),
+                self._retried("go_home"),
+            ],
+        )
+        # A failed attempt may have left the part in its socket: that is looked at after recovering.
+        recover = Sequence(
+            "recover",
+            memory=True,
+            children=[self._retried("recover"), self._seated(step)],
+        )
+        either = Selector(f"{step.part} in", memory=True, children=[attempt, recover])
+        return Retry(f"insert {step.part}", either, num_failures=1 + insert.retries)
+
+    def _ready(self) -> Behaviour:
+        """At home with empty fingers, by recovering where that is not so already."""
+        home = Holds(self._port, "at home", lambda world: at_home(world) and gripper_empty(world))
+        return Selector("ready", memory=True, children=[home, self._retried("recover")])
+
+    def _seated(self, *steps: Insertion) -> Behaviour:
+        return Holds(
+            self._port,
+            "seated",
+            lambda world: all(seated(world, step.part, step.socket) for step in steps),
+        )
+
+    def _retried(self, name: str, arguments: Mapping[str, Argument] | None = None) -> Behaviour:
+        return Retry(
+            f"{name} with retries",
+            self._run(name, arguments or {}),
+            num_failures=1 + self._skills[name].retries,
+        )
+
+    def _run(self, name: str, arguments: Mapping[str, Argument]) -> Behaviour:
+        return RunSkill(self._port, self._journal, self._skills[name], arguments)

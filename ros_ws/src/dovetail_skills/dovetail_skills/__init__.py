@@ -1,0 +1,1 @@
+"""Skills: learned policies and scripted controllers behind one action type."""

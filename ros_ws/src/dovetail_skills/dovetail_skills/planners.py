@@ -1,0 +1,213 @@
+"""What decides a skill's next actions: a policy bundle, or a script that goes home.
+
+Both answer the same question with the same thing, a chunk of actions from the present state, so
+that a scripted skill passes through the same controller and the same limits as a learned one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from hardware_configs import HardwareConfig
+from numpy.typing import NDArray
+from policies.bundle import BundleError, load_bundle
+from policies.control import Chain, so3
+from policies.features import ACTION, POLICY_HZ, Signals, observe
+from policies.objects import Objects
+from policies.runtime import Policy
+
+Array = NDArray[np.float64]
+Pose = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What a planner may look at, all of one moment, base frame; poses are (3,) and (3, 3).
+
+    Attributes:
+        q_rad, dq_rad_s: measured joints (n,).
+        gripper_width_m, gripper_target_m: measured and commanded opening.
+        target: tool pose that the next action starts from.
+        parts, sockets: perceived poses by name.
+    """
+
+    q_rad: Array
+    dq_rad_s: Array
+    gripper_width_m: float
+    gripper_target_m: float
+    target: Pose
+    parts: dict[str, Pose]
+    sockets: dict[str, Pose]
+
+
+class Planner(Protocol):
+    """Plans chunks for one run of a skill."""
+
+    execute_steps: int
+
+    def plan(self, readings: Readings) -> Array:
+        """Actions (H, A) from the present state; may take as long as an inference takes."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the planner itself has nothing left to do."""
+
+
+class LearnedModel:
+    """A verified, warmed-up bundle, shared by all runs of its skill.
+
+    Args:
+        bundle: name or path.
+        task: the task it has to be trained for.
+        config: the robot.
+
+    Raises:
+        BundleError: the bundle cannot be used here, and why.
+    """
+
+    def __init__(self, bundle: str, task: str, config: HardwareConfig) -> None:
+        self.bundle = load_bundle(bundle, hardware_hash=config.hash)
+        name, manifest = self.bundle.name, self.bundle.manifest
+        if manifest.task != task:
+            raise BundleError(f"{name}:task: got {manifest.task!r}, expected {task!r}")
+        names = tuple(n for field in self.bundle.spec.action for n in field.names)
+        if names != ACTION.names:
+            raise BundleError(
+                f"{name}:spec.action: got {list(names)}, expected {list(ACTION.names)}"
+            )
+        if self.bundle.rate_hz != POLICY_HZ:
+            raise BundleError(
+                f"{name}:spec.rate_hz: got {self.bundle.rate_hz:g}, expected {POLICY_HZ:g}"
+            )
+        # While the next chunk is inferred the last one is executed, one step beyond.
+        steps = self.bundle.execute_steps + 1
+        if steps > self.bundle.horizon or steps / POLICY_HZ >= config.safety.chunk_stale_s:
+            longest = min(self.bundle.horizon - 1, int(config.safety.chunk_stale_s * POLICY_HZ) - 1)
+            raise BundleError(
+                f"{name}:execute_steps: got {self.bundle.execute_steps}, expected at most "
+                f"{longest} (horizon {self.bundle.horizon}, chunk_stale_s "
+                f"{config.safety.chunk_stale_s:g})"
+            )
+        self.policy = Policy(self.bundle)
+        self.policy.warm_up()
+        self.chain = Chain.from_config(config)
+
+
+class LearnedPlanner:
+    """Asks a policy.
+
+    Args:
+        model: the policy.
+        objects: the catalogue, for symmetries.
+        part: the part to handle.
+        socket: where it belongs.
+        seed: of the sampler's noise.
+    """
+
+    finished = True
+
+    def __init__(
+        self, model: LearnedModel, objects: Objects, part: str, socket: str, seed: int
+    ) -> None:
+        self._model = model
+        self._part, self._socket = part, socket
+        self._symmetry = np.array([objects.parts[part].symmetry])
+        self._rng = np.random.default_rng(seed)
+        self.execute_steps = model.bundle.execute_steps
+
+    def plan(self, readings: Readings) -> Array:
+        """See Planner.
+
+        Raises:
+            ValueError: part or socket is not perceived, or the policy answered nothing usable.
+        """
+        for name, seen in ((self._part, readings.parts), (self._socket, readings.sockets)):
+            if name not in seen:
+                raise ValueError(f"{name}: not perceived")
+        position, rotation, jacobian = self._model.chain.forward_and_jacobian(readings.q_rad[None])
+        part, socket = readings.parts[self._part], readings.sockets[self._socket]
+        signals = Signals(
+            tool_position=position,
+            tool_rotation=rotation,
+            tool_velocity=np.einsum("bij,bj->bi", jacobian, readings.dq_rad_s[None]),
+            target_position=readings.target[0][None],
+            target_rotation=readings.target[1][None],
+            gripper_width=np.array([readings.gripper_width_m]),
+            gripper_target=np.array([readings.gripper_target_m]),
+            part_position=part[0][None],
+            part_rotation=part[1][None],
+            socket_position=socket[0][None],
+            socket_rotation=socket[1][None],
+            symmetry=self._symmetry,
+        )
+        spec = self._model.bundle.spec
+        observation = spec.flatten_observation(observe(spec, signals))
+        return np.asarray(self._model.policy.infer(observation, rng=self._rng)[0], dtype=float)
+
+
+class HomePlanner:
+    """Rises to the height of home, then goes home; with `release` it opens the fingers first.
+
+    Args:
+        config: the robot.
+        release: whether to let go before moving.
+    """
+
+    execute_steps = 2
+    HORIZON = 5
+    STEP_M, STEP_RAD, STEP_CHANGE_M = 0.03, 0.15, 0.01
+    GAIN = 0.5
+    RELEASE_WIDTH_M = 0.045
+    CLEAR_M, ARRIVED_M, ARRIVED_RAD = 0.03, 0.003, 0.02
+
+    def __init__(self, config: HardwareConfig, release: bool) -> None:
+        chain = Chain.from_config(config)
+        position, rotation = chain.forward(np.array(config.home_rad)[None])
+        self._home = position[0], rotation[0]
+        self._open_m = config.gripper.width_max_m
+        self._release = release
+        self._last_m = np.zeros(3)
+        self.finished = False
+
+    def plan(self, readings: Readings) -> Array:
+        """See Planner."""
+        position, rotation = readings.target[0].copy(), readings.target[1].copy()
+        self.finished = self._arrived(position, rotation) and (
+            readings.gripper_width_m > self._open_m - 2 * self.ARRIVED_M
+        )
+        wait = self._release and readings.gripper_width_m < self.RELEASE_WIDTH_M - self.ARRIVED_M
+        actions = np.zeros((self.HORIZON, 7))
+        last_m = self._last_m
+        for i, action in enumerate(actions):
+            low = position[2] < self._home[0][2] - self.CLEAR_M
+            # Open wide only when clear of what stands on the table.
+            action[6] = max(self.RELEASE_WIDTH_M, readings.gripper_target_m) if low else self._open_m
+            if low and not self._release:
+                action[6] = readings.gripper_target_m
+            if wait:
+                continue
+            goal = np.array([*position[:2], self._home[0][2]]) if low else self._home[0]
+            # Starts gently; the proportional part stops gently.
+            wish_m = _limit(self.GAIN * (goal - position), self.STEP_M)
+            last_m = last_m + _limit(wish_m - last_m, self.STEP_CHANGE_M)
+            turn = np.zeros(3)
+            if not low:
+                turn = _limit(self.GAIN * so3.log(rotation.T @ self._home[1]), self.STEP_RAD)
+            action[:3], action[3:6] = rotation.T @ last_m, turn
+            position, rotation = position + last_m, rotation @ so3.exp(turn)
+            if i + 1 == self.execute_steps:
+                self._last_m = last_m
+        return actions
+
+    def _arrived(self, position: Array, rotation: Array) -> bool:
+        turn = so3.log(rotation.T @ self._home[1])
+        return bool(
+            np.linalg.norm(position - self._home[0]) < self.ARRIVED_M
+            and np.linalg.norm(turn) < self.ARRIVED_RAD
+        )
+
+
+def _limit(vector: Array, limit: float) -> Array:
+    return vector * min(1.0, limit / max(float(np.linalg.norm(vector)), 1e-12))
