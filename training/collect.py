@@ -1,11 +1,14 @@
-"""Generates demonstrations: the scripted expert solves seeded episodes, the successful ones are kept.
+"""Generates demonstrations: the scripted expert solves seeded episodes, the successful ones are
+kept.
 
-    python -m training.collect --task peg_insert --level med --episodes 2000 --out build/data/peg_med.npz
+    python -m training.collect --level med --episodes 2000 --out build/data/peg_med.npz
 
-Between observation and execution the action is now and then disturbed (Laskey et al. 2017, DART), while the file records what
-the expert wanted: so the data show how to come back from places that the expert alone never visits. Disturbances come in
-single steps with calm between them, as constant noise of a millimetre would keep a peg from ever meeting a hole of half a
-millimetre clearance.
+Between observation and execution the action is now and then disturbed (Laskey et al. 2017, DART),
+while the file records what the expert wanted: so the data show how to come back from places that
+the expert alone never visits. Disturbances come in short bursts with calm between them: constant
+noise of a millimetre would keep a peg from ever meeting a hole of half a millimetre clearance, and
+a chunk is a fair target only if nothing disturbed the robot while it lasted. The file records
+which steps were disturbed.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from sim.experts.peg_insert import PegInsertExpert
 from sim.tasks.peg_insert import PegInsertBatch
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 
+Floats = npt.NDArray[np.floating]
+Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+
 
 @dataclass(frozen=True)
 class Args:
@@ -35,7 +41,9 @@ class Args:
     task: Literal["peg_insert"] = "peg_insert"
     """Task of the cell."""
     level: tuple[Literal["low", "med", "high"], ...] = ("med",)
-    """Levels of randomisation; the episodes are dealt out over them in turn, so `low med med` is one third low."""
+    """Levels of randomisation, dealt out over the episodes in turn: `low med med` is one third
+    low.
+    """
     clearance_mm: float = 0.5
     """Gap between peg and socket on each side, mm."""
     episodes: int = 2000
@@ -44,14 +52,17 @@ class Args:
     """First seed; episode i has seed seed0 + i. Seeds below 1,000,000 are kept for evaluation."""
 
     # How the expert acts
-    disturb_probability: float = 0.15
-    """Share of the steps whose executed action is disturbed."""
+    burst_probability: float = 0.06
+    """Probability of a burst of disturbances starting at a calm step."""
+    burst_steps: int = 3
+    """Longest burst, steps; lengths are uniform from 1."""
     disturb_m: float = 0.004
     """Standard deviation of a disturbance's translation, m."""
     disturb_rad: float = 0.04
     """Standard deviation of a disturbance's rotation, rad."""
     expert_sees: Literal["true", "noisy"] = "true"
-    """Whether the expert decides from true poses or from the noisy readings that the file records."""
+    """Whether the expert decides from true poses or from the noisy readings that the file records.
+    """
 
     # Running
     num_envs: int = 64
@@ -60,16 +71,25 @@ class Args:
     """Physics threads."""
 
 
-def disturbance(
-    args: Args, rng: np.random.Generator, action_size: int
-) -> npt.NDArray[np.float64]:
-    """What is added to one executed action (A,): mostly nothing. The gripper's width is left alone."""
-    added = np.zeros(action_size)
-    drawn = rng.normal(size=6)
-    if rng.random() < args.disturb_probability:
-        added[:3] = args.disturb_m * drawn[:3]
-        added[3:6] = args.disturb_rad * drawn[3:]
-    return added
+class Disturber:
+    """Disturbances of one episode; its random numbers depend on the episode's seed alone."""
+
+    def __init__(self, args: Args, seed: int) -> None:
+        self.args = args
+        self.rng = np.random.default_rng([seed, 1])
+        self.left = 0
+
+    def draw(self) -> Floats | None:
+        """What is added to the next action's motion (6,), or None for a calm step."""
+        motion, chance = self.rng.normal(size=6), self.rng.random()
+        length = int(self.rng.integers(1, self.args.burst_steps + 1))
+        if self.left == 0 and chance < self.args.burst_probability:
+            self.left = length
+        if self.left == 0:
+            return None
+        self.left -= 1
+        scale = np.repeat([self.args.disturb_m, self.args.disturb_rad], 3)
+        return scale * motion
 
 
 def main(args: Args) -> None:
@@ -77,10 +97,12 @@ def main(args: Args) -> None:
     if args.seed0 < FIRST_TRAINING_SEED:
         raise ValueError(f"--seed0: got {args.seed0}, expected at least {FIRST_TRAINING_SEED}")
     if args.episodes < 1 or args.num_envs < 1:
-        raise ValueError(f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected >= 1")
+        raise ValueError(
+            f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1"
+        )
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
-    kept: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+    kept: dict[int, Rows] = {}
     started, tried = time.monotonic(), 0
 
     for level in dict.fromkeys(args.level):
@@ -90,26 +112,33 @@ def main(args: Args) -> None:
         )
         expert = PegInsertExpert()
         running = [waiting.pop(0) for _ in range(env.num_envs)]
-        rngs = [np.random.default_rng([seed, 1]) for seed in running]
-        rows: list[list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]] = [[] for _ in running]
+        disturbers = [Disturber(args, seed) for seed in running]
+        rows: list[list[tuple[Floats, Floats, bool]]] = [[] for _ in running]
         observation = env.reset(np.array(running))
         active = np.ones(env.num_envs, dtype=bool)
         while active.any():
             wanted = expert.act(env.signals(noisy=args.expert_sees == "noisy"))
             executed = wanted.copy()
             for i in np.flatnonzero(active):
-                rows[i].append((observation[i].copy(), wanted[i].astype(np.float32)))
-                executed[i] += disturbance(args, rngs[i], wanted.shape[1])
+                added = disturbers[i].draw()
+                rows[i].append((observation[i].copy(), wanted[i], added is not None))
+                if added is not None:
+                    executed[i, :6] += added
             observation, success, done, _ = env.step(executed)
             finished = np.flatnonzero(done & active)
             for i in finished:
                 tried += 1
                 if success[i]:
-                    kept[running[i]] = tuple(np.stack(part) for part in zip(*rows[i], strict=True))
+                    observed, labels, flags = zip(*rows[i], strict=True)
+                    kept[running[i]] = (
+                        np.stack(observed),
+                        np.stack(labels).astype(np.float32),
+                        np.array(flags),
+                    )
                 rows[i] = []
                 if waiting:
                     running[i] = waiting.pop(0)
-                    rngs[i] = np.random.default_rng([running[i], 1])
+                    disturbers[i] = Disturber(args, running[i])
                 else:
                     active[i] = False
             fresh = finished[active[finished]]
@@ -118,27 +147,32 @@ def main(args: Args) -> None:
             if len(finished):
                 per_minute = 60 * tried / (time.monotonic() - started)
                 print(
-                    f"\r{level}: {tried}/{args.episodes} episodes, {len(kept)} kept, {per_minute:.0f} a minute",
-                    end="", flush=True,
+                    f"\r{level}: {tried}/{args.episodes} episodes, {len(kept)} kept, "
+                    f"{per_minute:.0f} a minute",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
                 )
-    print()
+    print(file=sys.stderr)
     if not kept:
         raise DatasetError(f"no episode of {tried} succeeded, nothing written")
 
-    # Where the file lies and how many ran side by side changes nothing in it.
+    # How many ran side by side changes no episode.
     generator = {k: v for k, v in asdict(args).items() if k not in ("out", "num_envs", "threads")}
     order = sorted(kept)
     lengths = np.array([len(kept[seed][0]) for seed in order], dtype=np.int64)
     data = Demonstrations(
         observation=np.concatenate([kept[seed][0] for seed in order]),
         action=np.concatenate([kept[seed][1] for seed in order]),
+        disturbed=np.concatenate([kept[seed][2] for seed in order]),
         episode_index=np.repeat(np.arange(len(order)), lengths),
         seed=np.array(order, dtype=np.int64),
         length=lengths,
         success=np.ones(len(order), dtype=np.bool_),
         spec=PegInsertBatch.spec,
         task=args.task,
-        generator=generator | {
+        generator=generator
+        | {
             "level": list(args.level),
             "hardware_hash": env.config.hash,
             "command": "python -m training.collect " + " ".join(sys.argv[1:]),
@@ -147,8 +181,8 @@ def main(args: Args) -> None:
     check(data, str(args.out))
     sha256 = save(args.out, data)
     print(
-        f"{args.out}: {len(order)} of {tried} episodes ({len(order) / tried:.1%}), {len(data.action)} steps, "
-        f"median length {int(np.median(lengths))}, sha256 {sha256[:16]}"
+        f"{args.out}: {len(order)} of {tried} episodes ({len(order) / tried:.1%}), "
+        f"{len(data.action)} steps, median length {int(np.median(lengths))}, sha256 {sha256[:16]}"
     )
 
 

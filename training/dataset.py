@@ -1,8 +1,9 @@
 """Demonstration files: what `training.collect` writes and `training.train_beso` reads.
 
-One `.npz` holds every step of every episode, one row each, under LeRobot's feature names, and a JSON header with the spec,
-the generator's settings and the SHA-256 of the content. A file is written beside its place and moved there when whole, so
-an interrupted run leaves no half file, and a changed byte is noticed at loading.
+One `.npz` holds every step of every episode, one row each, under LeRobot's feature names, and a
+JSON header with the spec, the generator's settings and the SHA-256 of the content. A file is
+written beside its place and moved there when whole, so an interrupted run leaves no half file, and
+a changed byte is noticed at loading.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import numpy.typing as npt
 
 from policies.spec import Spec, SpecError
 
-FORMAT = "dovetail-demonstrations-1"
+FORMAT = "dovetail-demonstrations-2"
 COLUMNS = {
     "observation": (np.float32, 2),
     "action": (np.float32, 2),
+    "disturbed": (np.bool_, 1),
     "episode_index": (np.int64, 1),
     "episode.seed": (np.int64, 1),
     "episode.length": (np.int64, 1),
     "episode.success": (np.bool_, 1),
 }
 
-# Seeds of demonstrations start here and seeds of evaluation end here, so that no episode is ever seen twice.
+# Seeds of demonstrations start here; evaluation warns where it meets a bundle's own.
 FIRST_TRAINING_SEED = 1_000_000
 
 
@@ -45,6 +47,7 @@ class Demonstrations:
     Attributes:
         observation: (T, D) float32, the flat input of the spec.
         action: (T, A) float32, what the demonstrator wanted at that observation.
+        disturbed: (T,) whether something else than that was executed.
         episode_index: (T,) row -> episode.
         seed: (E,) seed of each episode.
         length: (E,) steps of each episode.
@@ -56,6 +59,7 @@ class Demonstrations:
 
     observation: npt.NDArray[np.float32]
     action: npt.NDArray[np.float32]
+    disturbed: npt.NDArray[np.bool_]
     episode_index: npt.NDArray[np.int64]
     seed: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
@@ -74,6 +78,7 @@ class Demonstrations:
         return {
             "observation": self.observation,
             "action": self.action,
+            "disturbed": self.disturbed,
             "episode_index": self.episode_index,
             "episode.seed": self.seed,
             "episode.length": self.length,
@@ -91,7 +96,9 @@ class Demonstrations:
 
     @property
     def sha256(self) -> str:
-        """Hash of the content: header, names, types, shapes and bytes. Independent of how the file is packed."""
+        """Hash of the content: header, names, types, shapes and bytes. Independent of how the file
+        is packed.
+        """
         digest = hashlib.sha256(json.dumps(self.header(), sort_keys=True).encode())
         for name, column in sorted(self.columns().items()):
             digest.update(f"{name} {column.dtype.str} {column.shape}".encode())
@@ -101,18 +108,31 @@ class Demonstrations:
     def chunks(self, horizon: int) -> npt.NDArray[np.float32]:
         """The actions from every row onwards (T, horizon, A).
 
-        Past the end of an episode the robot should hold: zero motion, since actions are increments, and the last gripper
-        width, which is absolute. Which components are absolute is read from their unit's field name: an action component
-        named "gripper_width" keeps its last value, all others become 0.
+        Past the end of an episode the robot should hold: zero motion, since actions are
+        increments, and the last gripper width, which is absolute. Which components are absolute is
+        read from their unit's field name: an action component named "gripper_width" keeps its last
+        value, all others become 0.
         """
-        rows = np.arange(len(self.action))
-        last = (self.starts + self.length - 1)[self.episode_index]
-        wanted = rows[:, None] + np.arange(horizon)
-        chunk = self.action[np.minimum(wanted, last[:, None])]
+        wanted, last = self._window(horizon)
+        chunk = self.action[np.minimum(wanted, last)]
         motion = np.array([not name.startswith("gripper") for name in action_names(self.spec)])
-        past = wanted > last[:, None]
-        chunk[past[:, :, None] & motion] = 0.0
+        chunk[(wanted > last)[:, :, None] & motion] = 0.0
         return chunk
+
+    def undisturbed(self, horizon: int) -> npt.NDArray[np.bool_]:
+        """Rows (T,) whose chunk is what the demonstrator would have done left alone.
+
+        A disturbance while a chunk lasts changes what was wanted later in it, by something that the
+        observation at its start cannot tell.
+        """
+        wanted, last = self._window(horizon - 1)
+        answer: npt.NDArray[np.bool_] = ~(self.disturbed[np.minimum(wanted, last)]).any(axis=1)
+        return answer
+
+    def _window(self, steps: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows of the next steps (T, steps), unbounded, and the last row of each episode (T, 1)."""
+        last = (self.starts + self.length - 1)[self.episode_index]
+        return np.arange(len(self.action))[:, None] + np.arange(steps), last[:, None]
 
 
 def action_names(spec: Spec) -> list[str]:
@@ -144,14 +164,17 @@ def load(path: Path) -> Demonstrations:
     """Reads and verifies a demonstrations file.
 
     Raises:
-        DatasetError: the file is missing, unreadable, of another format, inconsistent, or its content differs from its hash.
+        DatasetError: the file is missing, unreadable, of another format, inconsistent, or its
+        content differs from its hash.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays.pop("header")))
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file, expected demonstrations from training.collect") from None
+        raise DatasetError(
+            f"{path}: no such file, expected demonstrations from training.collect"
+        ) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{path}: not a readable demonstrations file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -171,6 +194,7 @@ def load(path: Path) -> Demonstrations:
     data = Demonstrations(
         observation=arrays["observation"],
         action=arrays["action"],
+        disturbed=arrays["disturbed"],
         episode_index=arrays["episode_index"],
         seed=arrays["episode.seed"],
         length=arrays["episode.length"],
@@ -186,11 +210,12 @@ def load(path: Path) -> Demonstrations:
 
 
 def check(data: Demonstrations, name: str) -> None:
-    """Raises DatasetError if sizes disagree with each other or the spec, or a value is not finite."""
+    """Raises DatasetError if sizes disagree, also with the spec, or a value is not finite."""
     rows = int(data.length.sum())
     expected = {
         "observation": (rows, data.spec.input_size),
         "action": (rows, data.spec.action_size),
+        "disturbed": (rows,),
         "episode_index": (rows,),
         "episode.seed": data.length.shape,
         "episode.success": data.length.shape,
@@ -202,6 +227,8 @@ def check(data: Demonstrations, name: str) -> None:
         if not np.isfinite(array).all():
             raise DatasetError(f"{name}:{column}: got a value that is not finite")
     if not np.array_equal(data.episode_index, np.repeat(np.arange(len(data.length)), data.length)):
-        raise DatasetError(f"{name}:episode_index: got rows out of order, expected 0, 0, ..., 1, 1, ...")
+        raise DatasetError(
+            f"{name}:episode_index: got rows out of order, expected 0, 0, ..., 1, 1, ..."
+        )
     if rows == 0:
         raise DatasetError(f"{name}: got no steps, expected at least one episode")

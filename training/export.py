@@ -1,9 +1,10 @@
-"""Turns a training run into a policy bundle: one ONNX graph with the sampler inside, and its manifest.
+"""Turns a training run into a policy bundle: one ONNX graph with the sampler inside, and its
+manifest.
 
     python -m training.export --run build/runs/peg_beso --bundle peg_beso
 
-The sampler's settings may be chosen anew here; they do not touch the weights. A new bundle has no evaluation yet:
-`python -m training.evaluate --record` adds what it measured.
+The sampler's settings may be chosen anew here; they do not touch the weights. A new bundle has no
+evaluation yet: `python -m training.evaluate --record` adds what it measured.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def load_policy(run: Path) -> tuple[ScorePolicy, dict[str, object]]:
         config = json.loads((run / "config.json").read_text())
         saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{run}: got no readable run ({error}), expected config.json and last.pt") from error
+        raise ValueError(
+            f"{run}: got no readable run ({error}), expected config.json and last.pt"
+        ) from error
     policy = ScorePolicy(NetworkSettings(**config["network"]))
     policy.load_state_dict(saved["averaged"])
     policy.sampler = SamplerSettings(**config["sampler"])
@@ -77,14 +80,20 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     policy, config = load_policy(args.run)
     chosen = {
-        "name": args.sampler, "schedule": args.schedule, "steps": args.steps,
-        "noise_scale": args.noise_scale, "cfg_lambda": args.cfg_lambda,
+        "name": args.sampler,
+        "schedule": args.schedule,
+        "steps": args.steps,
+        "noise_scale": args.noise_scale,
+        "cfg_lambda": args.cfg_lambda,
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     policy.sampler = SamplerSettings(**(policy.sampler.to_dict() | chosen))
     data = load(Path(config["data"]))
     if data.sha256 != config["data_sha256"]:
-        raise ValueError(f"{config['data']}:sha256: got {data.sha256}, expected {config['data_sha256']} of the run")
+        raise ValueError(
+            f"{config['data']}:sha256: got {data.sha256}, "
+            f"expected {config['data_sha256']} of the run"
+        )
 
     rng = np.random.default_rng(0)
     rows = rng.choice(len(data.observation), CHECK_ROWS, replace=False)
@@ -111,13 +120,22 @@ def main(args: Args) -> None:
         execute_steps=args.execute_steps or config["execute_steps"],
         sampler=None if policy.is_regression else policy.sampler.to_dict(),
         data_sha256=data.sha256,
-        seeds={"training": config["seed"], "data_first": int(data.seed.min()), "data_last": int(data.seed.max())},
+        seeds={
+            "training": config["seed"],
+            "data_first": int(data.seed.min()),
+            "data_last": int(data.seed.max()),
+        },
         commit=current_commit(),
         commands=[
-            data.generator["command"], config["command"], "python -m training.export " + " ".join(sys.argv[1:])
+            data.generator["command"],
+            config["command"],
+            "python -m training.export " + " ".join(sys.argv[1:]),
         ],
     )
-    print(f"{bundle.folder}: {len(content) / 1e6:.1f} MB, {config['trained_steps']} training steps, loads and checks")
+    print(
+        f"{bundle.folder}: {len(content) / 1e6:.1f} MB, "
+        f"{config['trained_steps']} training steps, loads and checks"
+    )
 
 
 if __name__ == "__main__":

@@ -12,9 +12,25 @@ from sim.experts.peg_insert import PegInsertExpert
 from sim.tasks.peg_insert import PegInsertBatch
 
 Floats = npt.NDArray[np.floating]
-# (environment, its newest observation (N, D), rows that need actions (n,), one generator per row of those)
-# -> the actions to execute open loop (n, K, A).
-Actor = Callable[[PegInsertBatch, Floats, npt.NDArray[np.int_], list[np.random.Generator]], Floats]
+Rows = npt.NDArray[np.int_]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts, and with what timing.
+
+    Attributes:
+        plan: from (environment, its newest observation (N, D), rows that need a chunk (n,), one
+            random generator for each of those) to their chunks (n, H, A).
+        execute_steps: K, actions of a chunk that are executed before the next chunk takes over.
+        latency_steps: L, steps that pass between an observation and the first use of its chunk. The
+            nodes infer while the robot moves, so there L = 1: the chunk observed at step k supplies
+            its actions L .. K + L - 1 from step k + L on. An episode's first chunk is waited for.
+    """
+
+    plan: Callable[[PegInsertBatch, Floats, Rows, list[np.random.Generator]], Floats]
+    execute_steps: int
+    latency_steps: int
 
 
 @dataclass
@@ -36,38 +52,76 @@ class Episode:
     penetration_m: list[Floats] = field(default_factory=list)
 
 
-def chunk_actor(
-    infer: Callable[[Floats, Floats], Floats], noise_shape: tuple[int, ...], execute_steps: int
+def policy_actor(
+    infer: Callable[[Floats, Floats], Floats], noise_shape: tuple[int, int], execute_steps: int
 ) -> Actor:
-    """An actor that plans a chunk from the newest observation and executes its first steps.
+    """A chunking policy with the timing of the nodes.
 
     Args:
-        infer: observation (n, D) and unit normal noise (n, *noise_shape) to actions (n, H, A).
-        noise_shape: shape of one chunk's noise.
+        infer: observation (n, D) and unit normal noise (n, H, A) to actions (n, H, A).
+        noise_shape: (H, A).
         execute_steps: actions of each chunk to execute.
-    """
 
-    def act(
-        env: PegInsertBatch, observation: Floats, rows: npt.NDArray[np.int_], rngs: list[np.random.Generator]
+    Raises:
+        ValueError: the horizon is too short for that.
+    """
+    if execute_steps + 1 > noise_shape[0]:
+        raise ValueError(
+            f"execute_steps: got {execute_steps}, expected less than the horizon {noise_shape[0]}"
+        )
+
+    def plan(
+        env: PegInsertBatch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
     ) -> Floats:
         del env
         noise = np.stack([rng.standard_normal(noise_shape, dtype=np.float32) for rng in rngs])
-        return infer(observation[rows], noise)[:, :execute_steps]
+        return infer(observation[rows], noise)
 
-    return act
+    return Actor(plan, execute_steps, latency_steps=1)
 
 
 def expert_actor(noisy: bool = True) -> Actor:
-    """The scripted expert as an actor; by default it sees the same noisy readings as a policy."""
+    """The scripted expert, step by step; by default it sees the noisy readings a policy sees."""
     expert = PegInsertExpert()
 
-    def act(
-        env: PegInsertBatch, observation: Floats, rows: npt.NDArray[np.int_], rngs: list[np.random.Generator]
+    def plan(
+        env: PegInsertBatch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
     ) -> Floats:
         del observation, rngs
         return expert.act(env.signals(noisy=noisy))[rows, None]
 
-    return act
+    return Actor(plan, execute_steps=1, latency_steps=0)
+
+
+class _Run:
+    """One episode under way in one simulation."""
+
+    def __init__(self, episode: Episode, actor: Actor) -> None:
+        self.episode = episode
+        self.rng = np.random.default_rng([episode.seed, 2])
+        self._actor = actor
+        self._queue: list[Floats] = []
+        self._started = False
+
+    @property
+    def needs_chunk(self) -> bool:
+        return not self._started or len(self._queue) == self._actor.latency_steps
+
+    def add_chunk(self, chunk: Floats) -> None:
+        first = self._actor.latency_steps if self._started else 0
+        self._queue += list(chunk[first : self._actor.execute_steps + self._actor.latency_steps])
+        self._started = True
+
+    def next_action(self) -> Floats:
+        return self._queue.pop(0)
+
+    def record(self, i: int, success: bool, info: dict[str, Floats]) -> None:
+        episode = self.episode
+        episode.steps += 1
+        episode.success = success
+        episode.peak_force_n = max(episode.peak_force_n, float(info["force_n"][i].max()))
+        depth = info["penetration_m"][i]
+        episode.penetration_m.append(depth[np.isfinite(depth)])
 
 
 def run_episodes(
@@ -78,8 +132,8 @@ def run_episodes(
 ) -> list[Episode]:
     """Runs one episode per seed, refilling a simulation as soon as its episode is over.
 
-    An episode's randomness, the actor's noise included, depends on its own seed alone, so the result does not depend on
-    how many simulations run side by side.
+    An episode's randomness, the actor's noise included, depends on its own seed alone, so the
+    result does not depend on how many simulations run side by side.
 
     Args:
         env: the simulations.
@@ -91,48 +145,37 @@ def run_episodes(
         The episodes in the order of `seeds`.
     """
     episodes = [Episode(int(seed)) for seed in seeds]
-    waiting = list(episodes)
-    running: list[Episode | None] = [waiting.pop(0) if waiting else None for _ in range(env.num_envs)]
-    rngs = [np.random.default_rng([e.seed if e else 0, 2]) for e in running]
-    plans: list[list[Floats]] = [[] for _ in running]
-    observation = env.reset(np.array([e.seed if e else 0 for e in running]))
+    waiting = [_Run(episode, actor) for episode in episodes]
+    running: dict[int, _Run] = {}
+    observation = np.zeros((env.num_envs, env.spec.input_size), dtype=np.float32)
     actions = np.zeros((env.num_envs, env.spec.action_size))
+    idle = list(range(env.num_envs))
     over = won = 0
-    while any(running):
-        empty = np.array([i for i, e in enumerate(running) if e and not plans[i]], dtype=int)
-        if len(empty):
-            planned = actor(env, observation, empty, [rngs[i] for i in empty])
-            for i, plan in zip(empty, planned, strict=True):
-                plans[i] = list(plan)
-        for i, episode in enumerate(running):
-            if episode:
-                actions[i] = plans[i].pop(0)
-            else:
-                actions[i, :6] = 0.0  # an idle simulation holds
+    while running or waiting:
+        starting = idle[: len(waiting)]
+        if starting:
+            idle = idle[len(starting) :]
+            running |= {i: waiting.pop(0) for i in starting}
+            first_seeds = np.array([running[i].episode.seed for i in starting])
+            observation = env.reset(first_seeds, np.array(starting))
+        asking = [i for i, run in running.items() if run.needs_chunk]
+        if asking:
+            rngs = [running[i].rng for i in asking]
+            chunks = actor.plan(env, observation, np.array(asking), rngs)
+            for i, chunk in zip(asking, chunks, strict=True):
+                running[i].add_chunk(chunk)
+        for i, run in running.items():
+            actions[i] = run.next_action()
         observation, success, done, info = env.step(actions)
-        fresh = []
-        for i, episode in enumerate(running):
-            if not episode:
-                continue
-            episode.steps += 1
-            episode.peak_force_n = max(episode.peak_force_n, float(info["force_n"][i].max()))
-            depth = info["penetration_m"][i]
-            episode.penetration_m.append(depth[np.isfinite(depth)])
-            if not done[i]:
-                continue
-            episode.success = bool(success[i])
-            over, won = over + 1, won + episode.success
+        for i, run in running.items():
+            run.record(i, bool(success[i]), info)
+        for i in [i for i in running if done[i]]:
+            run = running.pop(i)
+            actions[i, :6] = 0.0  # an idle simulation holds
+            idle.append(i)
+            over, won = over + 1, won + run.episode.success
             if on_progress:
                 on_progress(over, won)
-            running[i] = waiting.pop(0) if waiting else None
-            plans[i] = []
-            if running[i]:
-                fresh.append(i)
-        if fresh:
-            new_seeds = [e.seed for i in fresh if (e := running[i])]
-            for i, seed in zip(fresh, new_seeds, strict=True):
-                rngs[i] = np.random.default_rng([seed, 2])
-            observation = env.reset(np.array(new_seeds), np.array(fresh))
     return episodes
 
 

@@ -1,9 +1,11 @@
-"""Trains a score-based diffusion policy (BESO, Reuss et al. 2023), or its regression baseline, on demonstrations.
+"""Trains a score-based diffusion policy (BESO, Reuss et al. 2023), or its regression baseline, on
+demonstrations.
 
     python -m training.train_beso --data build/data/peg_med.npz --name peg_beso
 
-The whole data set lies in memory as two tensors; a step draws rows, corrupts their chunks at a random noise level each and
-regresses EDM's target. Everything lands in build/runs/<name>/: config.json, metrics.jsonl, curve.png, last.pt.
+The whole data set lies in memory as two tensors; a step draws rows, corrupts their chunks at a
+random noise level each and regresses EDM's target. Everything lands in build/runs/<name>/:
+config.json, metrics.jsonl, curve.png, last.pt.
 """
 
 from __future__ import annotations
@@ -17,14 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
-import numpy as np
 import torch
 import tyro
 
 from policies.beso.diffusion import SamplerSettings, log_logistic_sigma
 from policies.beso.network import NetworkSettings, ScorePolicy
 from training.dataset import Demonstrations, load
-from training.rollout import chunk_actor, run_episodes, wilson_interval
+from training.rollout import policy_actor, run_episodes, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Args:
     goal_drop: float = 0.0
     """Probability of hiding the goal of a sample, for classifier-free guidance."""
     sampler: SamplerSettings = SamplerSettings(noise_scale=0.0)
-    """Sampler of validation and rollouts; it travels with the checkpoint and is the default at export."""
+    """Sampler of validation and rollouts; it travels with the checkpoint and is the default at
+    export.
+    """
 
     # Optimisation
     steps: int = 20_000
@@ -116,7 +119,9 @@ def learning_rate(args: Args, step: int) -> float:
 def action_errors(data: Demonstrations, error: torch.Tensor) -> dict[str, float]:
     """Root mean square error of each action component from errors (N, A), in mm, deg and mm."""
     rms = error.double().square().mean(dim=0).sqrt().tolist()
-    units = [unit for field in data.spec.action for unit in _component_units(field.unit, field.size)]
+    units = [
+        unit for field in data.spec.action for unit in _component_units(field.unit, field.size)
+    ]
     names = [name for field in data.spec.action for name in (field.names or range(field.size))]
     factor = {"m": (1e3, "mm"), "rad": (180 / math.pi, "deg")}
     errors = {}
@@ -150,7 +155,12 @@ def plot(metrics: list[dict[str, Any]], path: Path) -> None:
     rolled = [m for m in metrics if "rollout_success" in m]
     if rolled:
         right = axes.twinx()
-        right.plot([m["step"] for m in rolled], [m["rollout_success"] for m in rolled], "k.-", label="success")
+        right.plot(
+            [m["step"] for m in rolled],
+            [m["rollout_success"] for m in rolled],
+            "k.-",
+            label="success",
+        )
         right.set_ylim(0, 1)
         right.set_ylabel("rollout success")
     axes.legend()
@@ -162,9 +172,13 @@ def plot(metrics: list[dict[str, Any]], path: Path) -> None:
 def main(args: Args) -> None:
     """Trains and leaves the run's folder behind."""
     if not 0.0 < args.sigma_min < args.sigma_max:
-        raise ValueError(f"--sigma-min: got {args.sigma_min}, expected between 0 and {args.sigma_max}")
+        raise ValueError(
+            f"--sigma-min: got {args.sigma_min}, expected between 0 and {args.sigma_max}"
+        )
     if not 0.0 < args.validation_share < 1.0:
-        raise ValueError(f"--validation-share: got {args.validation_share}, expected between 0 and 1")
+        raise ValueError(
+            f"--validation-share: got {args.validation_share}, expected between 0 and 1"
+        )
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     run = args.runs / args.name
@@ -177,8 +191,13 @@ def main(args: Args) -> None:
     # Data: whole in memory, split by episode, normalised once.
     held_out = max(1, round(args.validation_share * len(data.length)))
     is_training = torch.from_numpy(data.episode_index < len(data.length) - held_out)
-    if not is_training.any():
-        raise ValueError(f"--data: got {len(data.length)} episodes, expected at least 2")
+    is_fair = torch.from_numpy(data.undisturbed(args.horizon))
+    is_validation, is_training = ~is_training & is_fair, is_training & is_fair
+    if not (is_training.any() and is_validation.any()):
+        raise ValueError(
+            f"--data: got {len(data.length)} episodes, "
+            f"expected enough to hold {held_out} of them out"
+        )
     observation = torch.from_numpy(data.observation)
     chunks = torch.from_numpy(data.chunks(args.horizon))
     settings = NetworkSettings(
@@ -198,19 +217,26 @@ def main(args: Args) -> None:
     observation = policy.normaliser.observation(observation)
     target = policy.normaliser.action(chunks)
     train_observation, train_target = observation[is_training], target[is_training]
-    validation_observation, validation_target = observation[~is_training], target[~is_training]
+    validation_observation, validation_target = observation[is_validation], target[is_validation]
 
     # The same rows, levels and noise at every validation, so that its curve is smooth.
     fixed = torch.Generator().manual_seed(args.seed + 1)
     rows = torch.randperm(len(validation_target), generator=fixed)[:4096]
-    validation_observation, validation_target = validation_observation[rows], validation_target[rows]
-    validation_raw = {"observation": torch.from_numpy(data.observation)[~is_training][rows],
-                      "chunk": chunks[~is_training][rows]}
+    validation_observation, validation_target = (
+        validation_observation[rows],
+        validation_target[rows],
+    )
+    validation_raw = {
+        "observation": torch.from_numpy(data.observation)[is_validation][rows],
+        "chunk": chunks[is_validation][rows],
+    }
     validation_noise = torch.randn(validation_target.shape, generator=fixed)
     levels = (args.density_loc, args.density_scale, args.sigma_min, args.sigma_max)
     validation_sigma = log_logistic_sigma(torch.rand(len(rows), generator=fixed), *levels)
 
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True
+    )
     generator = torch.Generator().manual_seed(args.seed)
     metrics: list[dict[str, Any]] = []
     first = 0
@@ -222,12 +248,20 @@ def main(args: Args) -> None:
         generator.set_state(saved["generator"])
         first, metrics = saved["step"], saved["metrics"]
     config = json.loads(json.dumps(asdict(args), default=str)) | {
-        "network": settings.to_dict(), "data_sha256": data.sha256, "generator": data.generator,
-        "task": data.task, "spec": data.spec.to_dict(), "command": "python -m training.train_beso " + " ".join(sys.argv[1:]),
+        "network": settings.to_dict(),
+        "data_sha256": data.sha256,
+        "generator": data.generator,
+        "task": data.task,
+        "spec": data.spec.to_dict(),
+        "command": "python -m training.train_beso " + " ".join(sys.argv[1:]),
     }
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     parameters = sum(p.numel() for p in policy.parameters())
-    print(f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_target)} rows, {held_out} episodes held out", flush=True)
+    print(
+        f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_target)} rows, "
+        f"{held_out} episodes held out",
+        flush=True,
+    )
 
     weights, shadow = list(policy.parameters()), list(averaged.parameters())
     running_loss, started = torch.zeros(()), time.monotonic()
@@ -245,7 +279,8 @@ def main(args: Args) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-        # A short average at first: the initial weights would otherwise stay in it for thousands of steps.
+        # A short average at first: the initial weights would otherwise stay in it for thousands of
+        # steps.
         decay = min(args.ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(shadow, weights, 1.0 - decay)
         running_loss += loss.detach()
@@ -255,8 +290,12 @@ def main(args: Args) -> None:
             continue
         window = done % args.log_every or args.log_every
         with torch.no_grad():
-            validation_loss = averaged.loss(validation_observation, validation_target, validation_sigma, validation_noise)
-            sampled = averaged(validation_raw["observation"], validation_noise) - validation_raw["chunk"]
+            validation_loss = averaged.loss(
+                validation_observation, validation_target, validation_sigma, validation_noise
+            )
+            sampled = (
+                averaged(validation_raw["observation"], validation_noise) - validation_raw["chunk"]
+            )
         record: dict[str, Any] = {
             "step": done,
             "loss": float(running_loss) / window,
@@ -272,8 +311,12 @@ def main(args: Args) -> None:
         print(json.dumps(record), flush=True)
         (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
         checkpoint = {
-            "policy": policy.state_dict(), "averaged": averaged.state_dict(), "optimiser": optimiser.state_dict(),
-            "generator": generator.get_state(), "step": done, "metrics": metrics,
+            "policy": policy.state_dict(),
+            "averaged": averaged.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generator": generator.get_state(),
+            "step": done,
+            "metrics": metrics,
         }
         torch.save(checkpoint, run / "partial.pt")
         (run / "partial.pt").replace(last)
@@ -281,7 +324,9 @@ def main(args: Args) -> None:
     print(f"{run}: {args.steps} steps, held-out loss {metrics[-1]['validation_loss']:.4f}")
 
 
-def rollout(args: Args, data: Demonstrations, policy: ScorePolicy) -> tuple[float, tuple[float, float]]:
+def rollout(
+    args: Args, data: Demonstrations, policy: ScorePolicy
+) -> tuple[float, tuple[float, float]]:
     """Success of the averaged weights in simulation, with its 95 % interval."""
     from sim.tasks.peg_insert import PegInsertBatch  # only a run with rollouts needs the simulator
 
@@ -290,11 +335,14 @@ def rollout(args: Args, data: Demonstrations, policy: ScorePolicy) -> tuple[floa
             return policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
 
     env = PegInsertBatch(
-        args.rollout_episodes, args.rollout_level, data.generator["clearance_mm"], nthread=args.threads
+        args.rollout_episodes,
+        args.rollout_level,
+        data.generator["clearance_mm"],
+        nthread=args.threads,
     )
     shape = (args.horizon, data.spec.action_size)
     seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
-    episodes = run_episodes(env, chunk_actor(infer, shape, args.execute_steps), seeds)
+    episodes = run_episodes(env, policy_actor(infer, shape, args.execute_steps), seeds)
     successes = sum(e.success for e in episodes)
     return successes / len(episodes), wilson_interval(successes, len(episodes))
 

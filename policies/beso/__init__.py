@@ -1,1 +1,3 @@
-"""BESO: goal-conditioned imitation with score-based diffusion (training side; serving needs only the exported graph)."""
+"""BESO: goal-conditioned imitation with score-based diffusion (training side; serving needs only
+the exported graph).
+"""

@@ -1,12 +1,15 @@
-"""Score-based diffusion in the EDM parametrisation: preconditioning, training loss, noise levels, samplers.
+"""Score-based diffusion in the EDM parametrisation: preconditioning, training loss, noise levels,
+samplers.
 
-Follows Karras et al. 2022 (EDM) and Reuss et al. 2023 (BESO). Data are corrupted as x = a + sigma * n with n ~ N(0, 1), and a
-denoiser D(x, sigma) estimates E[a | x]. A sampler integrates the probability flow
+Follows Karras et al. 2022 (EDM) and Reuss et al. 2023 (BESO). Data are corrupted as x = a + sigma
+* n with n ~ N(0, 1), and a denoiser D(x, sigma) estimates E[a | x]. A sampler integrates the
+probability flow
 
     dx / d sigma = (x - D(x, sigma)) / sigma
 
-from sigma_max down to 0. Everything here is a plain function over a denoiser callable, so that the same loop runs in
-training, in tests against closed forms and, unrolled, inside the exported ONNX graph.
+from sigma_max down to 0. Everything here is a plain function over a denoiser callable, so that the
+same loop runs in training, in tests against closed forms and, unrolled, inside the exported ONNX
+graph.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 
 def precondition(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """EDM's scalings (table 1 of the paper) which keep the network's input and target at unit variance.
+    """EDM's scalings (table 1 of the paper) which keep the network's input and target at unit
+    variance.
 
     Args:
         sigma: noise levels, any shape, positive.
@@ -56,7 +60,8 @@ def denoise(network: Network, x: Tensor, sigma: Tensor, sigma_data: float) -> Te
 def denoising_loss(
     network: Network, action: Tensor, sigma: Tensor, noise: Tensor, sigma_data: float
 ) -> Tensor:
-    """Squared error of F against its target (a - c_skip x) / c_out, which weighs every noise level alike.
+    """Squared error of F against its target (a - c_skip x) / c_out, which weighs every noise level
+    alike.
 
     Args:
         network: F.
@@ -78,11 +83,13 @@ def denoising_loss(
 def log_logistic_sigma(
     uniform: Tensor, loc: float, scale: float, sigma_min: float, sigma_max: float
 ) -> Tensor:
-    """Noise levels from a log-logistic density truncated to [sigma_min, sigma_max], by its inverse CDF.
+    """Noise levels from a log-logistic density truncated to [sigma_min, sigma_max], by its inverse
+    CDF.
 
-    ln(sigma) is logistic with mean `loc` and scale `scale`. With the published 0.5 around ln(0.5) only 2 % of the samples
-    fall below 0.07 and one in ten thousand below 0.005: samplers that spend many steps there then run on a network that
-    never saw those levels. A wider scale covers them.
+    ln(sigma) is logistic with mean `loc` and scale `scale`. With the published 0.5 around ln(0.5)
+    only 2 % of the samples fall below 0.07 and one in ten thousand below 0.005: samplers that
+    spend many steps there then run on a network that never saw those levels. A wider scale covers
+    them.
 
     Args:
         uniform: numbers in [0, 1).
@@ -132,10 +139,12 @@ SCHEDULES: dict[str, Callable[[int, float, float], list[float]]] = {
 
 
 def sample_ddim(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """DDIM: first-order exponential integrator in ln(sigma); the last step returns the denoised value.
+    """DDIM: first-order exponential integrator in ln(sigma); the last step returns the denoised
+    value.
 
-    With D held over a step the flow has the solution x' = (sigma'/sigma) x + (1 - sigma'/sigma) D. In this parametrisation
-    an explicit Euler step in sigma gives the very same expression, so "euler" names this function too.
+    With D held over a step the flow has the solution x' = (sigma'/sigma) x + (1 - sigma'/sigma) D.
+    In this parametrisation an explicit Euler step in sigma gives the very same expression, so
+    "euler" names this function too.
     """
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         denoised = denoise(x, sigma)
@@ -149,13 +158,13 @@ def sample_euler_ancestral(
     sigmas: Sequence[float],
     fresh_noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Euler steps to a lower level sigma_down followed by fresh noise sigma_up that restores the level (k-diffusion's form).
+    """Euler steps to a lower level sigma_down followed by fresh noise sigma_up that restores the
+    level (k-diffusion's form).
 
     Args:
-        denoise: D(x, sigma).
-        x: start (N, H, A) at sigmas[0].
-        sigmas: decreasing levels ending in 0.
-        fresh_noise: unit normal noise of x's shape for step i; drawn from torch's generator when absent.
+        denoise: D(x, sigma). x: start (N, H, A) at sigmas[0]. sigmas: decreasing levels ending in
+            0. fresh_noise: unit normal noise of x's shape for step i; drawn from torch's generator
+            when absent.
     """
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         denoised = denoise(x, sigma)
@@ -169,7 +178,9 @@ def sample_euler_ancestral(
 
 
 def sample_heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Heun's second-order method (EDM, algorithm 1 without churn): two evaluations a step, one in the last."""
+    """Heun's second-order method (EDM, algorithm 1 without churn): two evaluations a step, one in
+    the last.
+    """
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
         denoised = denoise(x, sigma)
         if following == 0.0:
@@ -182,7 +193,9 @@ def sample_heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
 
 
 def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """DPM-Solver++(2M): second-order multistep in ln(sigma), one evaluation a step (Lu et al. 2022, algorithm 2)."""
+    """DPM-Solver++(2M): second-order multistep in ln(sigma), one evaluation a step (Lu et al.
+    2022, algorithm 2).
+    """
     previous: Tensor | None = None
     previous_h = 0.0
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
@@ -200,7 +213,8 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Ten
     return x
 
 
-# Samplers that need no further noise than the start; only these fit a graph whose one random input is the start.
+# Samplers that need no further noise than the start; only these fit a graph whose one random input
+# is the start.
 SAMPLERS: dict[str, Callable[[Denoise, Tensor, Sequence[float]], Tensor]] = {
     "ddim": sample_ddim,
     "euler": sample_ddim,
@@ -213,11 +227,12 @@ SAMPLERS: dict[str, Callable[[Denoise, Tensor, Sequence[float]], Tensor]] = {
 class SamplerSettings:
     """How a chunk is drawn; written into the bundle beside the graph that was unrolled from it.
 
-    `noise_scale` multiplies the starting noise, a temperature. At 1 the chunk is a sample of p(a | observation), with the
-    demonstrator's own spread and, from few steps, the noise that the last network evaluation left over. At 0 the flow starts
-    at the centre: its first evaluation returns E[a | observation], the later ones pull that towards the data, and the
-    result is deterministic. That is the precise choice where one answer is right. It is the wrong one where several
-    are: between two equal modes the centre is a fixed point of the flow, and 0 returns their average.
+    `noise_scale` multiplies the starting noise, a temperature. At 1 the chunk is a sample of p(a |
+    observation), with the demonstrator's own spread and, from few steps, the noise that the last
+    network evaluation left over. At 0 the flow starts at the centre: its first evaluation returns
+    E[a | observation], the later ones pull that towards the data, and the result is deterministic.
+    That is the precise choice where one answer is right. It is the wrong one where several are:
+    between two equal modes the centre is a fixed point of the flow, and 0 returns their average.
     """
 
     name: str = "ddim"
@@ -240,7 +255,8 @@ class SamplerSettings:
             raise ValueError(f"sampler.steps: got {self.steps}, expected at least 1")
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise ValueError(
-                f"sampler.sigma_min: got {self.sigma_min}, expected between 0 and sigma_max {self.sigma_max}"
+                f"sampler.sigma_min: got {self.sigma_min}, "
+                f"expected between 0 and sigma_max {self.sigma_max}"
             )
         if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0.0):
             raise ValueError(f"sampler.noise_scale: got {self.noise_scale}, expected 0 or more")

@@ -13,10 +13,11 @@ from policies.beso.network import ScorePolicy
 
 
 def export_onnx(policy: ScorePolicy, path: Path) -> None:
-    """Traces `policy` into a file with inputs observation (N, D) and noise (N, H, A) and output actions (N, H, A).
+    """Traces `policy` into a file with inputs observation (N, D) and noise (N, H, A) and output
+    actions (N, H, A).
 
-    The batch size N stays free. The noise levels become constants, so the sampler's settings cannot be changed afterwards;
-    they are written into the graph's metadata under "sampler".
+    The batch size N stays free. The noise levels become constants, so the sampler's settings
+    cannot be changed afterwards; they are written into the graph's metadata under "sampler".
 
     Args:
         policy: weights, statistics and sampler settings, on the CPU.

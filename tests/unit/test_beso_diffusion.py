@@ -1,4 +1,4 @@
-"""The samplers against closed forms and against diffusers' schedulers as an independent reference."""
+"""The samplers against closed forms and against diffusers' schedulers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def gaussian_denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def gaussian_flow(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Where the probability flow takes x from sigma to 0: deviations scale as sqrt(STD^2 + sigma^2)."""
+    """Where the probability flow takes x from sigma to 0: deviations scale as sqrt(STD^2 +
+    sigma^2).
+    """
     return MEAN + (x - MEAN) * STD / math.sqrt(STD**2 + sigma**2)
 
 
@@ -94,8 +96,13 @@ def test_agrees_with_diffusers(name: str, schedule: str) -> None:
         reference = diffusers.EDMEulerScheduler(**options)
     else:
         reference = diffusers.EDMDPMSolverMultistepScheduler(
-            **options, solver_order=2, algorithm_type="dpmsolver++", solver_type="midpoint",
-            final_sigmas_type="zero", lower_order_final=False, euler_at_final=True,
+            **options,
+            solver_order=2,
+            algorithm_type="dpmsolver++",
+            solver_type="midpoint",
+            final_sigmas_type="zero",
+            lower_order_final=False,
+            euler_at_final=True,
         )
     reference.set_timesteps(steps)
     ours = SamplerSettings(name=name, schedule=schedule, steps=steps, sigma_min=low, sigma_max=high)
@@ -113,7 +120,9 @@ def test_agrees_with_diffusers(name: str, schedule: str) -> None:
 
 
 def test_ddim_agrees_with_diffusers_ddim_after_change_of_variables() -> None:
-    """In diffusers' variance-preserving DDIM, x_vp = sqrt(alpha) x and sigma^2 = (1 - alpha) / alpha."""
+    """In diffusers' variance-preserving DDIM, x_vp = sqrt(alpha) x and sigma^2 = (1 - alpha) /
+    alpha.
+    """
     reference = diffusers.DDIMScheduler(
         num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=True, prediction_type="sample"
     )
@@ -125,7 +134,9 @@ def test_ddim_agrees_with_diffusers_ddim_after_change_of_variables() -> None:
     for i, timestep in enumerate(reference.timesteps):
         denoised = gaussian_denoiser(scaled / math.sqrt(alphas[i]), sigmas[i])
         scaled = reference.step(denoised, timestep, scaled).prev_sample
-    torch.testing.assert_close(sample_ddim(gaussian_denoiser, x, sigmas), scaled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        sample_ddim(gaussian_denoiser, x, sigmas), scaled, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_euler_ancestral_keeps_the_spread_of_the_data() -> None:
@@ -149,7 +160,9 @@ def test_schedules_fall_from_max_to_min_and_zero(
 
 
 def test_exponential_schedule_of_the_paper() -> None:
-    assert exponential_schedule(3, 0.005, 1.0) == pytest.approx([1.0, 0.070711, 0.005, 0.0], rel=1e-4)
+    assert exponential_schedule(3, 0.005, 1.0) == pytest.approx(
+        [1.0, 0.070711, 0.005, 0.0], rel=1e-4
+    )
 
 
 def test_preconditioning_gives_unit_variance() -> None:

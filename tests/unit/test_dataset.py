@@ -25,6 +25,7 @@ def demonstrations() -> Demonstrations:
     return Demonstrations(
         observation=np.arange(3 * rows, dtype=np.float32).reshape(rows, 3),
         action=np.arange(1, 2 * rows + 1, dtype=np.float32).reshape(rows, 2),
+        disturbed=np.array([False, False, True, False, False]),
         episode_index=np.repeat(np.arange(2), length),
         seed=np.array([1_000_000, 1_000_003]),
         length=length,
@@ -64,6 +65,13 @@ def test_chunks_hold_past_the_end_of_an_episode() -> None:
     np.testing.assert_array_equal(chunks[1], [[3, 4], [5, 6], [0, 6]])
     np.testing.assert_array_equal(chunks[2], [[5, 6], [0, 6], [0, 6]])
     np.testing.assert_array_equal(chunks[3], [[7, 8], [9, 10], [0, 10]])
+
+
+def test_a_disturbance_spoils_the_chunks_that_last_beyond_it() -> None:
+    data = demonstrations()
+    assert data.undisturbed(1).all(), "a single action is what was wanted, whatever was executed"
+    assert data.undisturbed(2).tolist() == [True, True, False, True, True]
+    assert data.undisturbed(3).tolist() == [True, False, False, True, True]
 
 
 def test_missing_file(tmp_path: Path) -> None:
