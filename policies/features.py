@@ -24,6 +24,7 @@ POLICY_HZ = 10.0
 GRASP_HEIGHT_M = 0.065
 # Beyond this distance a fine field saturates; below, it resolves tenths of millimetres.
 FINE_RANGE_M = 0.008
+FINE_RANGE_RAD = 0.04
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,12 @@ def _part_to_socket(s: Signals) -> Array:
     return np.concatenate([vector, _fine(vector), yaw], axis=1)
 
 
+def _fine_yaw(s: Signals) -> Array:
+    to_part = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
+    to_socket = yaw_between(s.socket_rotation, s.part_rotation, s.symmetry)
+    return np.tanh(np.stack([to_part, to_socket], axis=1) / FINE_RANGE_RAD)
+
+
 _XYZ = ("x", "y", "z")
 _FINE = ("fine_x", "fine_y", "fine_z")
 _FEATURES: dict[str, tuple[Field, Callable[[Signals], Array]]] = {
@@ -175,6 +182,7 @@ _FEATURES: dict[str, tuple[Field, Callable[[Signals], Array]]] = {
             ),
             _part_in_tool,
         ),
+        (Field("goal.fine_yaw", (2,), "1", "base", ("part_in_tool", "socket_in_part")), _fine_yaw),
         (Field("goal.socket", (7,), "m,1,rad", "tool", (*_XYZ, *_FINE, "yaw")), _part_to_socket),
     )
 }
@@ -189,7 +197,7 @@ INSERTION_SPEC = Spec(
     observation=tuple(
         _FEATURES[f"observation.state.{name}"][0] for name in ("tool", "lead", "gripper", "part")
     ),
-    goal=(_FEATURES["goal.socket"][0],),
+    goal=(_FEATURES["goal.socket"][0], _FEATURES["goal.fine_yaw"][0]),
     action=(ACTION,),
     rate_hz=POLICY_HZ,
 )
