@@ -99,36 +99,37 @@ class ControlLoop:
         present = {kind: int(n[0]) for kind, n in self.controller.interventions.items()}
         return {kind: n + self._counted.get(kind, 0) for kind, n in present.items()}
 
-    def anchor(self, joints: Joints) -> None:
+    def anchor(self, joints: Joints, now_s: float) -> None:
         """Takes the measured posture as the command to hold; forgets the chunk."""
         self._counted = self.interventions
         self.controller.reset(joints.q_rad[None], np.array([joints.gripper_width_m]))
-        self.release("anchored")
+        self.release("anchored", now_s)
         self._anchored = True
 
-    def release(self, reason: str) -> None:
-        """Forgets the chunk and holds."""
-        self._buffer.clear()
+    def release(self, reason: str, now_s: float) -> None:
+        """Forgets the chunk and holds; chunks of observations before now are not taken any more."""
+        self._buffer.clear(now_s)
         self.goal_id = ""
         self._hold(reason)
 
-    def push(self, message: ChunkMessage) -> None:
+    def push(self, message: ChunkMessage, now_s: float) -> None:
         """Takes a chunk for execution; an empty one ends the execution of the last.
 
         Raises:
             ChunkRefused: the chunk is not for this robot or not well formed; the robot holds.
         """
         if message.horizon == 0 and message.data.size == 0:
-            self.release("skill ended")
+            self.release("skill ended", now_s)
             return
         try:
             chunk = self._read(message)
         except ValueError as problem:
             self.rejected_chunks += 1
-            self.release("chunk refused")
+            self.release("chunk refused", now_s)
             raise ChunkRefused(str(problem)) from None
         if message.goal_id != self.goal_id:
-            self._buffer.clear()
+            # What another goal left counts for nothing, whatever its steps are.
+            self._buffer.clear(math.nextafter(min(now_s, chunk.stamp_s), -math.inf))
         if self._buffer.push(chunk):
             self.goal_id = message.goal_id
 
@@ -141,7 +142,7 @@ class ControlLoop:
         """
         problem = self._problem(joints, now_s)
         if not problem and not self._anchored and joints is not None:
-            self.anchor(joints)
+            self.anchor(joints, now_s)
         ticks = self.controller.ticks_per_step
         waiting = bool(self.hold_reason)
         self._tick = (self._tick + 1) % ticks

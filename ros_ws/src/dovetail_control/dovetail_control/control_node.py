@@ -116,7 +116,8 @@ class ControlNode(DovetailNode):
                     horizon=message.horizon,
                     data=np.array(message.data),
                     hardware_hash=message.hardware_hash,
-                )
+                ),
+                self.robot_time_s(),
             )
         except ChunkRefused as problem:
             self.report(str(problem))
@@ -132,7 +133,7 @@ class ControlNode(DovetailNode):
         entry = (self.robot_time_s(), Future())
         self._waiting.append(entry)
         try:
-            self._running.anchor(await entry[1])
+            self._running.anchor(await entry[1], self.robot_time_s())
         finally:
             self._waiting.remove(entry)
         response.success = True

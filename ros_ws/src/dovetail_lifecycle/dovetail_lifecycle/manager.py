@@ -94,10 +94,12 @@ class Manager(Node):
 
     def hold(self) -> None:
         """Asks the driver to hold, without waiting long: it also does so when it is ended."""
+        if self._states.get(self._names[0], ("", ""))[0] != "active":
+            return
         try:
             self._change(self._names[0], Transition.TRANSITION_DEACTIVATE, "deactivate", 1.0)
         except (Refusal, Interrupted) as problem:
-            self.get_logger().warning(str(problem))
+            self.get_logger().warning(str(problem) or "interrupted")
 
     def _change(self, name: str, transition: int, verb: str, timeout_s: float = 0.0) -> None:
         request = ChangeState.Request()

@@ -37,7 +37,7 @@ class DovetailNode(LifecycleNode):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.config: HardwareConfig | None = None
-        self._level, self._message = DiagnosticStatus.OK, ""
+        self._severity, self._message = DiagnosticStatus.OK, ""
         self._robot = str(self.setting("robot", "panda"))
         self._driver = str(self.setting("driver", "mujoco"))
         self._given_factor = float(self.setting("real_time_factor", 0.0))
@@ -101,7 +101,7 @@ class DovetailNode(LifecycleNode):
 
     def report(self, message: str, level: bytes = DiagnosticStatus.ERROR) -> None:
         """Logs a problem and publishes it as diagnostics at once."""
-        self._level, self._message = level, message
+        self._severity, self._message = level, message
         if level == DiagnosticStatus.ERROR:
             self.get_logger().error(message, throttle_duration_sec=1.0)
         elif level == DiagnosticStatus.WARN:
@@ -110,7 +110,7 @@ class DovetailNode(LifecycleNode):
 
     def clear_report(self) -> None:
         """Ends the problem reported last."""
-        self._level, self._message = DiagnosticStatus.OK, ""
+        self._severity, self._message = DiagnosticStatus.OK, ""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the hardware config, then what the subclass needs."""
@@ -148,7 +148,7 @@ class DovetailNode(LifecycleNode):
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = [
             DiagnosticStatus(
-                level=self._level,
+                level=self._severity,
                 name=self.get_name(),
                 message=self._message,
                 hardware_id=self._robot,
@@ -160,6 +160,6 @@ class DovetailNode(LifecycleNode):
     def _on_last_error(
         self, _request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
-        response.success = self._level == DiagnosticStatus.OK
+        response.success = self._severity == DiagnosticStatus.OK
         response.message = self._message
         return response

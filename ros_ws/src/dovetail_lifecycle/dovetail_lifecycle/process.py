@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -77,7 +78,13 @@ def run(make_node: Callable[[], Node]) -> None:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         while not requested:
-            executor.spin_once(timeout_sec=POLL_S)
+            try:
+                executor.spin_once(timeout_sec=POLL_S)
+            except RCLError as problem:
+                # A transition asked for in the wrong state is the asker's mistake.
+                if "Transition is not registered" not in str(problem):
+                    raise
+                node.get_logger().warning("refused a transition that this state does not have")
     except ExternalShutdownException:
         pass
     except Exception:

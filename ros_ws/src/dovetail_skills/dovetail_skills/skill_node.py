@@ -66,7 +66,7 @@ class SkillNode(DovetailNode):
             ActionChunk, self.topic_name("action_chunk"), self.qos("action_chunk")
         )
         for kind, key, callback in (
-            (JointState, "joint_states", self._joints.append),
+            (JointState, "joint_states", self._on_joints),
             (WorldState, "world_state", self._on_world),
             (ControlState, "control_state", self._on_control),
         ):
@@ -167,6 +167,9 @@ class SkillNode(DovetailNode):
             self._end(ErrorCode.STALE, str(problem))
         if started.outcome is not None:
             self._finish()
+
+    def _on_joints(self, message: JointState) -> None:
+        self._joints.append(message)
 
     def _on_world(self, message: WorldState) -> None:
         self._world = message
