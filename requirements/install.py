@@ -28,6 +28,9 @@ FROM_PYPI = ROOT / "ros_ws" / "from_pypi"
 WORKSPACE = ROOT / "ros_ws"
 BUILD = ROOT / "build"
 
+# The caller may have a virtual environment active, even .venv itself.
+BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+
 PIP = ["-m", "pip"]
 PIP_INSTALL = ["install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
 
@@ -43,7 +46,7 @@ class Installation:
         if self.ros:
             # What `setup.bash` of the sourced ROS 2 put there is wanted.
             self.environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-        interpreter = f"{os.path.realpath(sys.executable)} {sys.version}"
+        interpreter = f"{os.path.realpath(BASE_PYTHON)} {sys.version}"
         self.locks = [REQUIREMENTS / "runtime.txt"]
         if self.ros is None:
             self.locks += [FROM_PYPI / "ros-jazzy.txt", FROM_PYPI / "patch_wheels.py"]
@@ -85,13 +88,13 @@ class Installation:
     def make_venv(self, progress: Progress) -> None:
         """Creates .venv with the runtime and, where no ROS 2 is sourced, with Jazzy's wheels."""
         version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
-        create = [sys.executable, "-m", "venv", str(VENV)]
+        create = [BASE_PYTHON, "-m", "venv", str(VENV)]
         if self.ros:
             create.insert(3, "--system-site-packages")
         pip = [str(VENV / "bin" / "python"), *PIP]
         if not prerequisites.has_ensurepip():
             create.insert(3, "--without-pip")
-            pip = [sys.executable, *PIP, "--python", str(VENV / "bin" / "python")]
+            pip = [BASE_PYTHON, *PIP, "--python", str(VENV / "bin" / "python")]
         underlay = f"ROS 2 {self.ros} from the system" if self.ros else "ROS 2 Jazzy from PyPI"
         progress.run(
             f"Python {version} environment in .venv, {underlay}",
@@ -117,6 +120,8 @@ class Installation:
         environment = dict(
             self.environment, PATH=f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
         )
+        # colcon's own choice hands out no work while the machine is busy with something else.
+        environment["MAKEFLAGS"] = f"-j{os.cpu_count() or 1}"
         if self.ros is None:
             environment.pop("LD_LIBRARY_PATH", None)
             environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(VENV)
@@ -143,7 +148,7 @@ class Installation:
 
     def make_venv_train(self, progress: Progress) -> None:
         """Creates .venv-train, which sees all of .venv and adds torch, test tools and linters."""
-        create = [sys.executable, "-m", "venv", "--without-pip", str(VENV_TRAIN)]
+        create = [BASE_PYTHON, "-m", "venv", "--without-pip", str(VENV_TRAIN)]
         if self.ros:
             create.insert(3, "--system-site-packages")
         title = "Environment for training and tests in .venv-train"
@@ -158,7 +163,7 @@ class Installation:
         pip = (
             [str(VENV / "bin" / "python"), *PIP]
             if prerequisites.has_ensurepip()
-            else [sys.executable, *PIP]
+            else [BASE_PYTHON, *PIP]
         )
         install = [*pip, "--python", str(VENV_TRAIN / "bin" / "python"), *PIP_INSTALL]
         install += ["-r", str(REQUIREMENTS / "training.txt")]

@@ -8,6 +8,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
+# The wheels from PyPI, of this checkout or another one whose env.sh was sourced, are no such ROS 2.
+SOURCED_PROBE = (
+    "import importlib.util, sys, rclpy;"
+    "sys.exit(importlib.util.find_spec('ros_wheels_bootstrapper') is not None)"
+)
+
 UNSUPPORTED_DISTROS = ("foxy", "galactic", "humble", "iron")
 
 
@@ -61,7 +67,7 @@ def sourced_ros(environment: dict[str, str]) -> str | None:
     if not distro or not environment.get("AMENT_PREFIX_PATH"):
         return None
     probe = subprocess.run(
-        [sys.executable, "-c", "import rclpy"],
+        [sys.executable, "-c", SOURCED_PROBE],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

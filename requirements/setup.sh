@@ -3,6 +3,12 @@
 # PYTHON=/path/to/python3 overrides the choice.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+root=$(dirname -- "$here")
+
+# Our own environments are what is to be made.
+case "$PATH" in
+    *"$root/.venv"*) PATH=$(printf %s "$PATH" | tr : '\n' | grep -v "^$root/.venv" | paste -sd :) ;;
+esac
 
 usable() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 </dev/null

@@ -10,8 +10,11 @@ from pathlib import Path
 
 HEARTBEAT_S = 15.0
 
-# What a caller may have set for its own Python and must not reach ours.
+# What a caller may have set for its own Python, or an outer make for its jobs.
 FOREIGN_VARIABLES = (
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
     "PYTHONPATH",
     "PYTHONHOME",
     "PYTHONDONTWRITEBYTECODE",

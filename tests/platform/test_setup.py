@@ -59,6 +59,11 @@ def test_sourced_ros_counts_only_if_it_can_be_imported(tmp_path: Path) -> None:
         prerequisites.sourced_ros({**environment, "ROS_DISTRO": "humble"})
 
 
+def test_wheels_from_pypi_are_no_sourced_ros() -> None:
+    environment = {**os.environ, "ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": str(ROOT / ".venv")}
+    assert prerequisites.sourced_ros(environment) is None
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [
