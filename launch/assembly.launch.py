@@ -59,6 +59,8 @@ class Watch:
         self.decided = True
         if event.returncode == 0:
             return Shutdown(reason="the task is over")
+        if event.returncode < 0:
+            raise RuntimeError(f"{event.process_name} died ({_end(event.returncode)})")
         raise RuntimeError(f"the task was not finished (operator: {_end(event.returncode)})")
 
     def on_node_exit(self, event, context):
@@ -131,14 +133,23 @@ def _processes(context):
 
     def lifecycle(package, name, parameters):
         return LifecycleNode(
-            package=package, executable=name, name=name, namespace="", output="screen",
-            parameters=[common | parameters], **ENDING,
+            package=package,
+            executable=name,
+            name=name,
+            namespace="",
+            output="screen",
+            parameters=[common | parameters],
+            **ENDING,
         )
 
     def plain(package, name, parameters):
         return Node(
-            package=package, executable=name, name=name, output="screen",
-            parameters=[parameters], **ENDING,
+            package=package,
+            executable=name,
+            name=name,
+            output="screen",
+            parameters=[parameters],
+            **ENDING,
         )
 
     nodes = [

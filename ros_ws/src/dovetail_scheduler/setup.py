@@ -16,8 +16,10 @@ setup(
     maintainer="Dovetail maintainers",
     maintainer_email="maintainers@dovetail.example",
     license="Apache-2.0",
-    entry_points={"console_scripts": [
+    entry_points={
+        "console_scripts": [
             "scheduler = dovetail_scheduler.scheduler_node:main",
             "operator = dovetail_scheduler.operator_node:main",
-        ]},
+        ]
+    },
 )

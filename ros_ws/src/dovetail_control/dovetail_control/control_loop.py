@@ -11,8 +11,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from hardware_configs import HardwareConfig
 from numpy.typing import NDArray
+
+from hardware_configs import HardwareConfig
 from policies.chunks import Chunk, ChunkBuffer
 from policies.control import Controller, JointCommand
 
@@ -89,9 +90,10 @@ class ControlLoop:
     @property
     def target(self) -> tuple[Array, Array]:
         """Tool pose (3,), (3, 3) that the next action starts from, in the base frame."""
+        controller, held = self.controller, self.controller.filter
         if self.hold_reason:
-            return self.controller.filter.tool_position_m[0], self.controller.filter.tool_rotation[0]
-        return self.controller.target_position_m[0], self.controller.target_rotation[0]
+            return held.tool_position_m[0], held.tool_rotation[0]
+        return controller.target_position_m[0], controller.target_rotation[0]
 
     @property
     def interventions(self) -> dict[str, int]:

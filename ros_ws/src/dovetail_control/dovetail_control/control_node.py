@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from dovetail_interfaces.msg import ActionChunk, ControlState
 from dovetail_lifecycle import DovetailNode, poses, run
-from policies.control import JointCommand
-from policies.features import ACTION, POLICY_HZ
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
@@ -17,6 +17,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from dovetail_control.control_loop import ChunkMessage, ChunkRefused, ControlLoop, Joints
 from dovetail_control.timing import LoopTiming
+from policies.control import JointCommand
+from policies.features import ACTION, POLICY_HZ
 
 BASE_FRAME = "base"
 
@@ -24,8 +26,8 @@ BASE_FRAME = "base"
 class ControlNode(DovetailNode):
     """Action chunks and joint states in; joint commands and the control state out."""
 
-    def __init__(self) -> None:
-        super().__init__("control")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("control", **options)
         self._loop: ControlLoop | None = None
         self._joints: Joints | None = None
         self._timer: Timer | None = None
@@ -49,7 +51,9 @@ class ControlNode(DovetailNode):
         self.create_subscription(
             ActionChunk, self.topic_name("action_chunk"), self._on_chunk, self.qos("action_chunk")
         )
-        self.create_service(Trigger, "~/anchor", self._on_anchor)
+        # It waits for a reading, which must not wait for it.
+        group = ReentrantCallbackGroup()
+        self.create_service(Trigger, "~/anchor", self._on_anchor, callback_group=group)
 
     def activate(self) -> None:
         """Starts from the measured posture."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hardware_configs import HardwareConfig
 from numpy.typing import NDArray
+
+from hardware_configs import HardwareConfig
 
 Array = NDArray[np.float64]
 

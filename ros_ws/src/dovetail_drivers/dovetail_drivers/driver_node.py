@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from dovetail_interfaces.msg import ObjectPose, WorldState
 from dovetail_interfaces.srv import CellTruth, FeedPart, LoadProduct, ResetCell
@@ -24,8 +25,8 @@ STOP_TIMEOUT_S = 1.0
 class DriverNode(DovetailNode):
     """Publishes joint states and the world state, follows joint commands while active."""
 
-    def __init__(self) -> None:
-        super().__init__("driver")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("driver", **options)
         self._clearance_mm = float(self.setting("clearance", 0.5))
         self._level = str(self.setting("level", "low"))
         self._seed = int(self.setting("seed", 0))
@@ -123,9 +124,7 @@ class DriverNode(DovetailNode):
     def _log_hold(self, reason: str) -> None:
         self._hold_logged = True
         speed_rad_s = self._machine.speed_max_rad_s
-        self.get_logger().info(
-            f"robot holding: max |dq| = {speed_rad_s:.4f} rad/s ({reason})"
-        )
+        self.get_logger().info(f"robot holding: max |dq| = {speed_rad_s:.4f} rad/s ({reason})")
 
     def _publish(self) -> None:
         config, seen = self.hardware, self._machine.get_observation()

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from hardware_configs import HardwareConfig
 from numpy.typing import NDArray
+
+from dovetail_drivers.commands import CommandRefused, JointCommand, check_jump, read_command
+from hardware_configs import HardwareConfig
 from policies.control import so3
 from policies.control.safety_filter import SafetyFilter
 from sim import cell, layout, scene
 from sim.robots import panda
 from sim.tasks.peg_insert import MAX_STEPS, START_WIDTH_M, PegInsertBatch
-
-from dovetail_drivers.commands import CommandRefused, JointCommand, check_jump, read_command
 
 Array = NDArray[np.float64]
 Pose = tuple[Array, Array]
@@ -88,6 +88,8 @@ class MujocoCell:
         self._enabled = False
         self.holding = True
         self.load_count = 0
+        # After a reset commands still aim at the old posture until control has seen the new one.
+        self._relocated = False
 
     def connect(self) -> None:
         """Builds the cell, the arm at home with open fingers, held."""
@@ -151,7 +153,13 @@ class MujocoCell:
         if not self._enabled:
             raise CommandRefused("command: got one while not active, expected none")
         command = read_command(self.config, names, positions, velocities)
-        check_jump(self.config, command, self._command, self.hold_age_s)
+        try:
+            check_jump(self.config, command, self._command, self.hold_age_s)
+        except CommandRefused:
+            if self._relocated:
+                return self._command
+            raise
+        self._relocated = False
         self._command = command
         self._silent_ticks = 0
         self.holding = False
@@ -221,6 +229,7 @@ class MujocoCell:
         for name in ("qpos", "mocap_pos", "mocap_quat"):
             getattr(self._data, name)[:] = episode.batch.bind(name)[0]
         self._rng = np.random.default_rng([seed, 2])
+        self._relocated = True
         self._stand(self._data.qpos[self._scene.arm_qpos].copy())
         self._forget_contact()
         self.load_count += 1

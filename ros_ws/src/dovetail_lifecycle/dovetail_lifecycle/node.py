@@ -14,10 +14,11 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from hardware_configs import HardwareConfig, load
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
+
+from hardware_configs import HardwareConfig, load
 
 HEARTBEAT_S = 0.2
 DIAGNOSTICS = "/diagnostics"
@@ -32,10 +33,11 @@ class DovetailNode(LifecycleNode):
 
     Args:
         name: of the node.
+        options: of rclpy's Node, such as its context or parameter overrides.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
         self.config: HardwareConfig | None = None
         self._severity, self._message = DiagnosticStatus.OK, ""
         self._robot = str(self.setting("robot", "panda"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
+
 from policies.control import so3
 
 Array = NDArray[np.float64]

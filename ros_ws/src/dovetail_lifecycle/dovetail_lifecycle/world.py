@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from dovetail_interfaces.msg import ControlState, WorldState
 from geometry_msgs.msg import Pose as PoseMessage
+
 from hardware_configs import HardwareConfig
 from policies.objects import Objects
 from policies.skills.world import Pose, World

@@ -11,10 +11,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from policies.skills.registry import Argument, Skill
-
 from dovetail_scheduler.journal import Journal, SkillOutcome
 from dovetail_scheduler.tree import Call
+from policies.skills.registry import Argument, Skill
 
 
 @dataclass(frozen=True)

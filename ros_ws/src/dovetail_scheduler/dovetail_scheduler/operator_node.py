@@ -67,9 +67,7 @@ class OperatorNode(Node):
         while not (self._ready and self._client.server_is_ready()):
             self._spin()
         began_s = time.monotonic()
-        goal = RunTask.Goal(
-            task=self._task, count=self._count, seed=self._seed, level=self._level
-        )
+        goal = RunTask.Goal(task=self._task, count=self._count, seed=self._seed, level=self._level)
         handle = self._wait(self._client.send_goal_async(goal, feedback_callback=self._on_feedback))
         if not handle.accepted:
             self._say("the scheduler did not accept the task")

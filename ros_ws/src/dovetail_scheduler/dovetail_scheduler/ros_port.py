@@ -11,9 +11,6 @@ from dovetail_interfaces.msg import ControlState, WorldState
 from dovetail_interfaces.srv import CellTruth, FeedPart, LoadProduct, ResetCell
 from dovetail_lifecycle import DovetailNode
 from dovetail_lifecycle.world import make_world
-from policies.objects import Objects
-from policies.skills.registry import Argument, ErrorCode, Skill
-from policies.skills.world import World
 from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.task import Future
@@ -22,6 +19,9 @@ from std_srvs.srv import Trigger
 from dovetail_scheduler.evaluation import EpisodeStart, EpisodeTruth
 from dovetail_scheduler.journal import SkillOutcome
 from dovetail_scheduler.tree import Call
+from policies.objects import Objects
+from policies.skills.registry import Argument, ErrorCode, Skill
+from policies.skills.world import World
 
 # The answer to a request that takes longer than this will not come.
 ANSWER_TIMEOUT_S = 5.0

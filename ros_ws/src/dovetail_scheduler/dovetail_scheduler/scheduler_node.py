@@ -8,8 +8,6 @@ from typing import Any
 
 from dovetail_interfaces.action import RunTask
 from dovetail_lifecycle import DovetailNode, run
-from policies.objects import load_objects
-from policies.skills.registry import LEVELS, load_skills
 from py_trees.behaviour import Behaviour
 from py_trees.common import Status
 from rclpy.action import ActionServer, CancelResponse
@@ -21,6 +19,8 @@ from dovetail_scheduler.journal import Journal
 from dovetail_scheduler.recipe import FOLDER, load_recipe
 from dovetail_scheduler.ros_port import RosPort
 from dovetail_scheduler.tree import Assembly
+from policies.objects import load_objects
+from policies.skills.registry import LEVELS, load_skills
 
 TASKS = ("assemble", "peg_insert")
 TICK_S = 0.05
@@ -30,8 +30,8 @@ COUNT_MAX = 10_000
 class SchedulerNode(DovetailNode):
     """Runs one task at a time."""
 
-    def __init__(self) -> None:
-        super().__init__("scheduler")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("scheduler", **options)
         self._recipe_name = str(self.setting("recipe", "peg_board"))
         self._work: Generator[None, None, None] | None = None
         self._goal: ServerGoalHandle | None = None

@@ -9,11 +9,9 @@ bounded by the skill's registry entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from policies.skills.predicates import at_home, gripper_empty, part_free, seated
-from policies.skills.registry import Argument, ErrorCode, Skill
-from policies.skills.world import World
 from py_trees.behaviour import Behaviour
 from py_trees.common import Status
 from py_trees.composites import Selector, Sequence
@@ -21,6 +19,12 @@ from py_trees.decorators import FailureIsSuccess, Retry
 
 from dovetail_scheduler.journal import Journal, ProductRecord, SkillOutcome
 from dovetail_scheduler.recipe import Insertion, Recipe
+from policies.skills.predicates import at_home, gripper_empty, part_free, seated
+from policies.skills.registry import Argument, ErrorCode, Skill
+from policies.skills.world import World
+
+# Robot time to wait for a fresh look at the world before judging that there is none.
+WORLD_TIMEOUT_S = 3.0
 
 
 class Call(Protocol):
@@ -57,33 +61,37 @@ class RunSkill(Behaviour):
         self._port, self._journal = port, journal
         self._skill, self._arguments = skill, arguments
         self._call: Call | None = None
+        self._outcome: SkillOutcome | None = None
+        self._began_s = 0.0
 
     def initialise(self) -> None:
-        """Checks the preconditions and starts the skill."""
-        self._call = None
-        problem = self._unmet(before=True)
-        if problem is None:
-            self._journal.note(f"{self._skill.name} {self._what}".rstrip() + " ...")
-            self._call = self._port.start(self._skill, self._arguments)
-        else:
-            self._record(problem)
+        """Starts to wait for a look at the world."""
+        self._began_s = self._port.now_s()
+        self._call, self._outcome = None, None
 
     def update(self) -> Status:
-        """Follows the skill and checks its effects."""
-        if self._call is None:
-            return Status.FAILURE
-        outcome = self._call.poll()
-        if outcome is None:
-            return Status.RUNNING
-        self._call = None
-        if outcome.success:
-            problem = self._unmet(before=False)
-            if problem is not None:
-                outcome = SkillOutcome(
-                    False, problem.code, problem.message, outcome.seconds, outcome.inference_ms
-                )
-        self._record(outcome)
-        return Status.SUCCESS if outcome.success else Status.FAILURE
+        """Checks the preconditions, follows the skill, then checks its effects."""
+        if self._call is not None and self._outcome is None:
+            self._outcome = self._call.poll()
+            if self._outcome is None:
+                return Status.RUNNING
+            self._began_s = self._port.now_s()
+        if self._outcome is not None and not self._outcome.success:
+            return self._end(self._outcome)
+        world = self._port.world()
+        if world is None:
+            if self._port.now_s() - self._began_s < WORLD_TIMEOUT_S:
+                return Status.RUNNING
+            return self._end(SkillOutcome(False, ErrorCode.STALE.value, "no fresh world state"))
+        if self._outcome is None:
+            return self._start(world)
+        unmet = self._skill.unmet_effects(world, self._arguments)
+        if unmet:
+            text = "afterwards not true: " + ", ".join(map(str, unmet))
+            self._outcome = replace(
+                self._outcome, success=False, code=ErrorCode.CONTROLLER.value, message=text
+            )
+        return self._end(self._outcome)
 
     def terminate(self, new_status: Status) -> None:
         """Cancels the skill when the tree is stopped meanwhile."""
@@ -91,37 +99,43 @@ class RunSkill(Behaviour):
             self._call.cancel()
             self._call = None
 
-    def _unmet(self, before: bool) -> SkillOutcome | None:
-        world = self._port.world()
-        if world is None:
-            return SkillOutcome(False, ErrorCode.STALE.value, "no fresh world state")
-        check = self._skill.unmet_preconditions if before else self._skill.unmet_effects
-        unmet = check(world, self._arguments)
-        if not unmet:
-            return None
-        text = "not true: " + ", ".join(map(str, unmet))
-        code = ErrorCode.PRECONDITION if before else ErrorCode.CONTROLLER
-        return SkillOutcome(False, code.value, text if before else f"afterwards {text}")
+    def _start(self, world: World) -> Status:
+        unmet = self._skill.unmet_preconditions(world, self._arguments)
+        if unmet:
+            text = "not true: " + ", ".join(map(str, unmet))
+            return self._end(SkillOutcome(False, ErrorCode.PRECONDITION.value, text))
+        self._journal.note(f"{self._skill.name} {self._what}".rstrip() + " ...")
+        self._call = self._port.start(self._skill, self._arguments)
+        return Status.RUNNING
 
-    def _record(self, outcome: SkillOutcome) -> None:
+    def _end(self, outcome: SkillOutcome) -> Status:
+        self._call = None
         self._journal.skill(self._skill.name, self._skill.kind, self._what, outcome)
         if self._journal.products:
             product = self._journal.products[-1]
             product.attempts[self._skill.name] += 1
             if self._skill.name == "feed_part" and outcome.success:
                 product.refed.append(str(self._arguments["part"]))
+        return Status.SUCCESS if outcome.success else Status.FAILURE
 
 
 class Holds(Behaviour):
-    """Whether something is true of the world; one look at each tick."""
+    """Whether something is true of the world, as soon as there is a fresh look at it."""
 
     def __init__(self, port: Port, name: str, test: Callable[[World], bool]) -> None:
         super().__init__(name)
         self._port, self._test = port, test
+        self._began_s = 0.0
+
+    def initialise(self) -> None:
+        """Starts to wait for a look at the world."""
+        self._began_s = self._port.now_s()
 
     def update(self) -> Status:
         """What is not perceived is not true."""
         world = self._port.world()
+        if world is None and self._port.now_s() - self._began_s < WORLD_TIMEOUT_S:
+            return Status.RUNNING
         return Status.SUCCESS if world is not None and self._test(world) else Status.FAILURE
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from hardware_configs import HardwareConfig
 from numpy.typing import NDArray
+
+from hardware_configs import HardwareConfig
 from policies.bundle import BundleError, load_bundle
 from policies.control import Chain, so3
 from policies.features import ACTION, POLICY_HZ, Signals, observe
@@ -183,9 +184,8 @@ class HomePlanner:
         for i, action in enumerate(actions):
             low = position[2] < self._home[0][2] - self.CLEAR_M
             # Open wide only when clear of what stands on the table.
-            action[6] = max(self.RELEASE_WIDTH_M, readings.gripper_target_m) if low else self._open_m
-            if low and not self._release:
-                action[6] = readings.gripper_target_m
+            release_m = self.RELEASE_WIDTH_M if self._release else 0.0
+            action[6] = max(release_m, readings.gripper_target_m) if low else self._open_m
             if wait:
                 continue
             goal = np.array([*position[:2], self._home[0][2]]) if low else self._home[0]

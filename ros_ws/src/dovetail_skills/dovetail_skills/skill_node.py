@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 from dovetail_interfaces.action import ExecuteSkill
 from dovetail_interfaces.msg import ActionChunk, ControlState, WorldState
-from dovetail_lifecycle import DovetailNode, poses, run
+from dovetail_lifecycle import DovetailNode, Refusal, poses, run
 from dovetail_lifecycle.world import make_world
-from policies.features import ACTION, POLICY_HZ
-from policies.objects import load_objects
-from policies.skills.registry import ErrorCode, Skill, load_skills
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
@@ -28,18 +25,23 @@ from sensor_msgs.msg import JointState
 
 from dovetail_skills.planners import HomePlanner, LearnedModel, LearnedPlanner, Planner, Readings
 from dovetail_skills.skill_run import SkillRun
+from policies.features import ACTION, POLICY_HZ
+from policies.objects import load_objects
+from policies.skills.registry import ErrorCode, Skill, load_skills
 
 WATCHDOG_S = 0.1
 JOINT_HISTORY = 30
 # Control holds as soon as its inputs are stale; only a lasting silence ends the skill.
 SILENCE_S = 0.5
+# Scripted controllers, and whether they open the fingers before they move.
+SCRIPTS = {"go_home": False, "recover": True}
 
 
 class SkillNode(DovetailNode):
     """ExecuteSkill goals in, action chunks out."""
 
-    def __init__(self) -> None:
-        super().__init__("skills")
+    def __init__(self, **options: Any) -> None:
+        super().__init__("skills", **options)
         self._bundle = str(self.setting("bundle", ""))
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plan")
@@ -61,6 +63,11 @@ class SkillNode(DovetailNode):
                 self._models[skill.name] = model
                 self.get_logger().info(
                     f"{skill.name}: bundle {model.bundle.name} verified and warmed up"
+                )
+            elif skill.kind == "scripted" and skill.controller not in SCRIPTS:
+                raise Refusal(
+                    f"{skill.name}:controller: got {skill.controller!r}, "
+                    f"expected one of {', '.join(SCRIPTS)}"
                 )
         self._chunks = self.create_publisher(
             ActionChunk, self.topic_name("action_chunk"), self.qos("action_chunk")
@@ -101,7 +108,6 @@ class SkillNode(DovetailNode):
             goal.abort()
             return result
         self._goal = goal
-        self._judge_start(started)
         assert self._done is not None
         await self._done
         outcome = started.outcome
@@ -148,25 +154,7 @@ class SkillNode(DovetailNode):
         if skill.kind == "learned":
             part, socket = str(arguments["part"]), str(arguments["socket"])
             return LearnedPlanner(self._models[skill.name], self._objects, part, socket, seed)
-        if skill.controller not in ("go_home", "recover"):
-            raise ValueError(f"{skill.name}:controller: got {skill.controller!r}, expected a known one")
-        return HomePlanner(self.hardware, release=skill.controller == "recover")
-
-    def _judge_start(self, started: SkillRun) -> None:
-        """Refuses to start on readings that are missing or stale, or against the preconditions."""
-        stale = self._stale()
-        if stale:
-            self._end(ErrorCode.STALE, stale)
-            return
-        assert self._world is not None and self._control is not None
-        try:
-            started.check_preconditions(
-                make_world(self._world, self._control, self.hardware, self._objects)
-            )
-        except ValueError as problem:
-            self._end(ErrorCode.STALE, str(problem))
-        if started.outcome is not None:
-            self._finish()
+        return HomePlanner(self.hardware, release=SCRIPTS[skill.controller])
 
     def _on_joints(self, message: JointState) -> None:
         self._joints.append(message)
@@ -259,11 +247,11 @@ class SkillNode(DovetailNode):
         if current.outcome is not None:
             self._finish()
             return
-        stale = self._stale()
+        stale = self._stale(current.started_s)
         if stale:
             self._end(ErrorCode.STALE, stale)
 
-    def _stale(self) -> str:
+    def _stale(self, started_s: float) -> str:
         now_s = self.robot_time_s()
         newest = {
             "joint_states": self._joints[-1] if self._joints else None,
@@ -272,11 +260,10 @@ class SkillNode(DovetailNode):
         }
         for key, message in newest.items():
             limit_s = self.hardware.topics[key].stale_s + SILENCE_S
-            if message is None:
-                return f"{key}: got nothing yet, expected readings"
-            age_s = now_s - self.robot_time_s(message.header.stamp)
+            stamp_s = self.robot_time_s(message.header.stamp) if message else started_s
+            age_s = now_s - stamp_s
             if age_s > limit_s:
-                return f"{key}: got readings {age_s:.2f} s old, expected at most {limit_s:g} s"
+                return f"{key}: got nothing for {age_s:.2f} s, expected at most {limit_s:g} s"
         return ""
 
     def _end(self, code: ErrorCode, message: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dovetail_skills.planners import Planner
 from policies.skills.predicates import toppled
 from policies.skills.registry import Argument, ErrorCode, Skill
 from policies.skills.world import World
-
-from dovetail_skills.planners import Planner
 
 # A part that tips over while it is let go may still fall into place.
 LOST_AFTER_STEPS = 5
@@ -49,6 +48,7 @@ class SkillRun:
     step_s: float
     outcome: Outcome | None = None
     inference_ms: list[float] = field(default_factory=list)
+    _checked: bool = False
     _planning: bool = False
     _first_step: int | None = None
     _planned_s: float = 0.0
@@ -58,12 +58,6 @@ class SkillRun:
         """Ends the run, unless it has ended before."""
         if self.outcome is None:
             self.outcome = Outcome(code, message)
-
-    def check_preconditions(self, world: World) -> None:
-        """Ends the run when a precondition does not hold."""
-        unmet = self.skill.unmet_preconditions(world, self.arguments)
-        if unmet:
-            self.end(ErrorCode.PRECONDITION, "not true: " + ", ".join(map(str, unmet)))
 
     def on_step(self, step: int, holding: bool, world: World, now_s: float) -> bool:
         """Judges the state at a boundary between policy steps.
@@ -79,7 +73,9 @@ class SkillRun:
         """
         if self.outcome is not None:
             return False
-        if self.planner.finished and self.skill.succeeded(world, self.arguments):
+        if not self._checked:
+            self._check_preconditions(world)
+        elif self.planner.finished and self.skill.succeeded(world, self.arguments):
             self.end(ErrorCode.OK)
         elif now_s - self.started_s > self.skill.timeout_s:
             unmet = [str(c) for c in self.skill.success if not c.holds(world, self.arguments)]
@@ -104,6 +100,12 @@ class SkillRun:
         self._planned_s = now_s
         if self.skill.kind == "learned":
             self.inference_ms.append(took_ms)
+
+    def _check_preconditions(self, world: World) -> None:
+        self._checked = True
+        unmet = self.skill.unmet_preconditions(world, self.arguments)
+        if unmet:
+            self.end(ErrorCode.PRECONDITION, "not true: " + ", ".join(map(str, unmet)))
 
     def _watch_parts(self, world: World) -> None:
         """Ends a learned run whose part has fallen over or is out of sight for a while."""
