@@ -49,7 +49,10 @@ def test_other_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_sourced_ros_counts_only_if_it_can_be_imported(tmp_path: Path) -> None:
+def test_sourced_ros_counts_only_if_it_can_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", sys._base_executable)  # type: ignore[attr-defined]
     environment = {"PATH": os.environ["PATH"], "AMENT_PREFIX_PATH": "/opt/ros/jazzy"}
     assert prerequisites.sourced_ros(environment) is None
     (tmp_path / "rclpy.py").touch()
