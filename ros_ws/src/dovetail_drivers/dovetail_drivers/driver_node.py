@@ -14,6 +14,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from dovetail_drivers.commands import CommandRefused
 from dovetail_drivers.mujoco_cell import MujocoCell
+from policies.objects import load_objects
 
 DRIVERS = ("mujoco",)
 BASE_FRAME = "base"
@@ -44,6 +45,7 @@ class DriverNode(DovetailNode):
             raise Refusal(
                 f"{self._robot}:drivers: got no entry {self._driver!r}, expected its parameters"
             )
+        self._objects = load_objects()
         self._cell = MujocoCell(self.hardware, self._clearance_mm, self._level, self._seed)
         self._cell.connect()
         self._states = self.create_publisher(
@@ -137,9 +139,11 @@ class DriverNode(DovetailNode):
         state.effort = [*seen.effort_nm.tolist(), 0.0]
         self._states.publish(state)
         world = WorldState(header=state.header, load_count=self._machine.load_count)
-        for found, target in ((seen.parts, world.parts), (seen.sockets, world.sockets)):
-            for name, pose in found.items():
-                target.append(ObjectPose(name=name, pose=poses.to_message(*pose)))
+        for name, pose in zip(
+            seen.names, poses.to_messages(seen.positions_m, seen.rotations), strict=True
+        ):
+            group = world.parts if name in self._objects.parts else world.sockets
+            group.append(ObjectPose(name=name, pose=pose))
         self._world.publish(world)
 
     def _on_command(self, message: JointTrajectory) -> None:

@@ -8,7 +8,7 @@ the truth for evaluations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -24,7 +24,6 @@ from sim.robots import panda
 from sim.tasks.peg_insert import MAX_STEPS, START_WIDTH_M, PegInsertBatch
 
 Array = NDArray[np.float64]
-Pose = tuple[Array, Array]
 
 EPISODE_TASKS = ("peg_insert",)
 SETTLED_RAD_S = 0.01
@@ -32,14 +31,15 @@ SETTLED_RAD_S = 0.01
 
 @dataclass(frozen=True)
 class Observation:
-    """Readings at one moment; poses are (position (3,), rotation (3, 3)), robot base frame."""
+    """Readings at one moment: joints (n,), and poses of the objects `names` in the base frame."""
 
     q_rad: Array
     dq_rad_s: Array
     effort_nm: Array
     gripper_width_m: float
-    parts: Mapping[str, Pose]
-    sockets: Mapping[str, Pose]
+    names: tuple[str, ...]
+    positions_m: Array
+    rotations: Array
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,19 @@ class MujocoCell:
         """The newest readings, with the noise of the level on the perceived poses."""
         data, scn = self._data, self._scene
         qpos, mocap = data.qpos[None], (data.mocap_pos[None], data.mocap_quat[None])
+        true = [scn.part_pose(name, qpos) for name in cell.PARTS]
+        true += [scn.socket_pose(name, *mocap) for name in cell.SOCKETS]
+        noise = self._rng.normal(size=(2, len(true), 3))
+        positions = np.concatenate([pose[0] for pose in true]) + self.level.noise_m * noise[0]
+        rotations = np.concatenate([pose[1] for pose in true])
         return Observation(
             q_rad=data.qpos[scn.arm_qpos],
             dq_rad_s=data.qvel[scn.arm_qvel],
             effort_nm=data.actuator_force[scn.arm_ctrl],
             gripper_width_m=float(scn.gripper_width(qpos)[0]),
-            parts={name: self._noisy(scn.part_pose(name, qpos)) for name in cell.PARTS},
-            sockets={name: self._noisy(scn.socket_pose(name, *mocap)) for name in cell.SOCKETS},
+            names=(*cell.PARTS, *cell.SOCKETS),
+            positions_m=positions,
+            rotations=so3.exp(self.level.noise_rad * noise[1]) @ rotations,
         )
 
     def send_action(
@@ -302,8 +308,3 @@ class MujocoCell:
                 self._peak_force_n[name] = max(self._peak_force_n[name], force_n)
                 depth_m = max(-float(sensors[self._scene.distance[name]]), 0.0)
                 self._penetrations_m[name].append(depth_m)
-
-    def _noisy(self, pose: Pose) -> Pose:
-        noise = self._rng.normal(size=(2, 3))
-        turn = so3.exp(self.level.noise_rad * noise[1])
-        return pose[0][0] + self.level.noise_m * noise[0], turn @ pose[1][0]

@@ -11,13 +11,23 @@ from policies.control import so3
 Array = NDArray[np.float64]
 
 
+def to_messages(positions_m: Array, rotations: Array) -> list[Pose]:
+    """Poses from positions (N, 3) in m and rotation matrices (N, 3, 3)."""
+    poses = []
+    for position, quaternion in zip(
+        positions_m.tolist(), so3.quaternion(rotations).tolist(), strict=True
+    ):
+        pose = Pose()
+        pose.position.x, pose.position.y, pose.position.z = position
+        o = pose.orientation
+        o.w, o.x, o.y, o.z = quaternion
+        poses.append(pose)
+    return poses
+
+
 def to_message(position_m: Array, rotation: Array) -> Pose:
     """A Pose from a position (3,) in m and a rotation matrix (3, 3)."""
-    pose = Pose()
-    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in position_m)
-    w, x, y, z = (float(v) for v in so3.quaternion(rotation))
-    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = w, x, y, z
-    return pose
+    return to_messages(position_m[None], rotation[None])[0]
 
 
 def to_arrays(pose: Pose) -> tuple[Array, Array]:

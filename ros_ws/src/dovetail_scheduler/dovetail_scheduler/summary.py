@@ -88,14 +88,10 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 def _policy_lines(report: dict[str, Any]) -> list[str]:
     bundle, latency = report["bundle"], report["latency_ms"]
-    lines = [
-        f"policy    {bundle['name']}, "
-        + (
-            f"{report['inferences']} inferences, p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
-            if latency
-            else "never asked"
-        )
-    ]
+    asked = "never asked"
+    if latency:
+        asked = f"{report['inferences']} x, p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
+    lines = [f"policy    {bundle['name']}, {asked}"]
     for e in bundle["evaluated"]:
         lines.append(
             f"          evaluated {100 * e['success_rate']:.1f} % at {e['level']}, "
