@@ -14,7 +14,6 @@ which steps were disturbed.
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +25,7 @@ import tyro
 from sim.experts.peg_insert import PegInsertExpert
 from sim.tasks.peg_insert import PegInsertBatch
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
+from training.progress import Progress
 
 Floats = npt.NDArray[np.floating]
 Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -103,7 +103,7 @@ def main(args: Args) -> None:
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
     kept: dict[int, Rows] = {}
-    started, tried = time.monotonic(), 0
+    progress, tried = Progress(args.episodes), 0
 
     for level in dict.fromkeys(args.level):
         waiting = [int(seed) for seed in seeds[levels == level]]
@@ -145,15 +145,7 @@ def main(args: Args) -> None:
             if len(fresh):
                 observation = env.reset(np.array([running[i] for i in fresh]), fresh)
             if len(finished):
-                per_minute = 60 * tried / (time.monotonic() - started)
-                print(
-                    f"\r{level}: {tried}/{args.episodes} episodes, {len(kept)} kept, "
-                    f"{per_minute:.0f} a minute",
-                    end="",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    print(file=sys.stderr)
+                progress.show(tried, f"{len(kept)} kept, level {level}")
     if not kept:
         raise DatasetError(f"no episode of {tried} succeeded, nothing written")
 

@@ -27,6 +27,7 @@ from policies.bundle import bundle_folder, load_bundle, record_evaluation
 from policies.manifest import Evaluation, Manifest
 from policies.runtime import Policy
 from sim.tasks.peg_insert import PegInsertBatch
+from training.progress import Progress
 from training.rollout import expert_actor, policy_actor, run_episodes, wilson_interval
 
 ROOT = Path(__file__).parents[1]
@@ -125,9 +126,10 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         latency = measure_latency_ms(policy)
         actor = policy_actor(policy.infer, bundle.noise_shape, bundle.execute_steps)
 
+    progress = Progress(args.episodes)
+
     def show(over: int, won: int) -> None:
-        if over % 10 == 0 or over == args.episodes:
-            print(f"{over}/{args.episodes} episodes, {won} successes", file=sys.stderr, flush=True)
+        progress.show(over, f"{won} successes")
 
     episodes = run_episodes(env, actor, range(args.seed0, args.seed0 + args.episodes), show)
     depth_m = np.concatenate([d for e in episodes for d in e.penetration_m])

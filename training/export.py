@@ -46,6 +46,10 @@ class Args:
     """exponential, linear or karras."""
     steps: int | None = None
     """Denoising steps."""
+    sigma_min: float | None = None
+    """Noise level of the last step."""
+    sigma_max: float | None = None
+    """Noise level of the first step."""
     noise_scale: float | None = None
     """Scale of the starting noise: 0 for precision, 1 for samples of the whole distribution."""
     cfg_lambda: float | None = None
@@ -83,6 +87,8 @@ def main(args: Args) -> None:
         "name": args.sampler,
         "schedule": args.schedule,
         "steps": args.steps,
+        "sigma_min": args.sigma_min,
+        "sigma_max": args.sigma_max,
         "noise_scale": args.noise_scale,
         "cfg_lambda": args.cfg_lambda,
     }
