@@ -24,7 +24,7 @@ from sim import cell
 from sim.render import Camera
 from sim.robots.panda.dress import dress
 from sim.tasks import make
-from training.rollout import Actor, chunk_actor, expert_actor, run_episodes
+from training.rollout import expert_actor, policy_actor, run_episodes
 
 Picture = npt.NDArray[np.uint8]
 
@@ -64,10 +64,10 @@ def main(args: Args) -> None:
     if args.out.suffix not in (".png", ".mp4"):
         raise ValueError(f"--out: got {args.out.name}, expected a name that ends in .png or .mp4")
     env = make(args.task, 1, args.level, args.clearance_mm)
-    actor: Actor = expert_actor()
+    actor = expert_actor()
     if not args.expert:
         bundle = load_bundle(args.bundle, hardware_hash=env.config.hash)
-        actor = chunk_actor(Policy(bundle).infer, bundle.noise_shape, bundle.execute_steps)
+        actor = policy_actor(Policy(bundle).infer, bundle.noise_shape, bundle.execute_steps)
     states: list[npt.NDArray[np.float64]] = []
     step = env.step
 
