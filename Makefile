@@ -10,10 +10,10 @@ help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: ## environment, locked dependencies, ROS 2 and the colcon workspace
-	@requirements/setup.sh
+	@ros_ws/setup/setup.sh
 
 setup-train: ## what training and the tests need on top
-	@requirements/setup.sh --training
+	@ros_ws/setup/setup.sh --training
 
 assembly: setup ## set up and assemble: make assembly ARGS="products:=3 seed:=1 report:=report.json"
 	@. ros_ws/env.sh && exec ros2 launch launch/assembly.launch.py $(ARGS)

@@ -37,6 +37,14 @@ def test_missing_headers_and_pip_are_named_together(
     assert problems[1] == f"{tmp_path}/Python.h is missing: apt install python{version}-dev"
 
 
+def test_sourced_ros_brings_no_colcon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        prerequisites.importlib.util, "find_spec", lambda name: name != "colcon_core" or None
+    )
+    problems = prerequisites.find_problems(ROOT, ros_is_sourced=True)
+    assert problems == ["colcon is missing: apt install python3-colcon-common-extensions"]
+
+
 def test_folder_with_a_space_is_refused() -> None:
     (problem,) = prerequisites.find_problems(Path("/home/some one/dovetail"))
     assert problem.startswith("folder: got '/home/some one/dovetail', expected a path without")
@@ -79,7 +87,7 @@ def test_wrong_python_is_refused(tmp_path: Path, script: str, message: str) -> N
     path.write_text(script)
     path.chmod(0o755)
     result = subprocess.run(
-        [ROOT / "requirements/setup.sh"],
+        [ROOT / "ros_ws/setup/setup.sh"],
         env={**os.environ, "PYTHON": str(path)},
         capture_output=True,
         text=True,
@@ -93,7 +101,7 @@ def test_wrong_python_is_refused(tmp_path: Path, script: str, message: str) -> N
 def test_no_python_at_all_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     result = subprocess.run(
-        ["/bin/sh", ROOT / "requirements/setup.sh"],
+        ["/bin/sh", ROOT / "ros_ws/setup/setup.sh"],
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -15,17 +15,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "requirements"))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
 import prerequisites  # noqa: E402
 from steps import Progress, SetupError, clean_environment, digest, is_fresh  # noqa: E402
 
+ROOT = HERE.parents[1]
 VENV = ROOT / ".venv"
 VENV_TRAIN = ROOT / ".venv-train"
-REQUIREMENTS = ROOT / "requirements"
-FROM_PYPI = ROOT / "ros_ws" / "from_pypi"
 WORKSPACE = ROOT / "ros_ws"
+FROM_PYPI = WORKSPACE / "from_pypi"
 BUILD = ROOT / "build"
 
 # The caller may have a virtual environment active, even .venv itself.
@@ -47,13 +47,11 @@ class Installation:
             # What `setup.bash` of the sourced ROS 2 put there is wanted.
             self.environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
         interpreter = f"{os.path.realpath(BASE_PYTHON)} {sys.version}"
-        self.locks = [REQUIREMENTS / "runtime.txt"]
+        self.locks = [HERE / "runtime.txt"]
         if self.ros is None:
             self.locks += [FROM_PYPI / "ros-jazzy.txt", FROM_PYPI / "patch_wheels.py"]
         self.venv_stamp = digest(self.locks, interpreter, str(ROOT), str(self.ros))
-        self.train_stamp = digest(
-            [REQUIREMENTS / "training.txt", REQUIREMENTS / "layer.py"], self.venv_stamp
-        )
+        self.train_stamp = digest([HERE / "training.txt", HERE / "layer.py"], self.venv_stamp)
         source = WORKSPACE / "src"
         self.workspace_stamp = digest([source], self.venv_stamp) if source.is_dir() else None
 
@@ -102,7 +100,7 @@ class Installation:
             self.environment,
             ROOT,
         )
-        runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(REQUIREMENTS / "runtime.txt")]
+        runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(HERE / "runtime.txt")]
         progress.run(
             "MuJoCo, ONNX Runtime, OpenCV and their kin", [runtime], self.environment, ROOT
         )
@@ -126,16 +124,11 @@ class Installation:
             environment.pop("LD_LIBRARY_PATH", None)
             environment["AMENT_PREFIX_PATH"] = environment["CMAKE_PREFIX_PATH"] = str(VENV)
         python = str(VENV / "bin" / "python")
-        colcon = [python, "-m", "colcon"] if self.ros is None else ["colcon"]
-        build = [
-            *colcon,
-            "build",
-            "--event-handlers",
-            "console_direct+",
-            "--cmake-args",
-            "-DBUILD_TESTING=OFF",
-            f"-DPython3_EXECUTABLE={python}",
-        ]
+        # The interpreter that runs colcon is the one that the nodes will run with.
+        colcon = "import sys; from colcon_core.command import main; sys.exit(main())"
+        build = [python, "-c", colcon, "build", "--base-paths", "src"]
+        build += ["--event-handlers", "console_direct+"]
+        build += ["--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={python}"]
         # A build folder made by another interpreter keeps that one's headers in its cache.
         made_by = WORKSPACE / "build" / "dovetail.venv"
         if not is_fresh(made_by, self.venv_stamp):
@@ -155,7 +148,7 @@ class Installation:
         progress.run(title, [["rm", "-rf", str(VENV_TRAIN)], create], self.environment, ROOT)
         python_dir = f"python{sys.version_info.major}.{sys.version_info.minor}"
         packages = VENV_TRAIN / "lib" / python_dir / "site-packages"
-        shutil.copy(REQUIREMENTS / "layer.py", packages / "dovetail_layer.py")
+        shutil.copy(HERE / "layer.py", packages / "dovetail_layer.py")
         lower = VENV / "lib" / python_dir / "site-packages"
         (packages / "dovetail_layer.pth").write_text(
             f"import dovetail_layer; dovetail_layer.lay({str(lower)!r})\n"
@@ -166,7 +159,7 @@ class Installation:
             else [BASE_PYTHON, *PIP]
         )
         install = [*pip, "--python", str(VENV_TRAIN / "bin" / "python"), *PIP_INSTALL]
-        install += ["-r", str(REQUIREMENTS / "training.txt")]
+        install += ["-r", str(HERE / "training.txt")]
         progress.run("torch, diffusers, pytest and their kin", [install], self.environment, ROOT)
         (VENV_TRAIN / "dovetail.stamp").write_text(self.train_stamp)
 
@@ -192,7 +185,7 @@ def main() -> int:
             stale = installation.stale_parts()
             if not stale:
                 return 0
-            problems = prerequisites.find_problems(ROOT)
+            problems = prerequisites.find_problems(ROOT, installation.ros is not None)
             if problems:
                 raise SetupError(
                     "this machine lacks:\n" + "\n".join(f"  - {problem}" for problem in problems)

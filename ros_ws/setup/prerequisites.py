@@ -1,6 +1,7 @@
 """What the machine must bring, checked before anything is downloaded."""
 
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ SOURCED_PROBE = (
 UNSUPPORTED_DISTROS = ("foxy", "galactic", "humble", "iron")
 
 
-def find_problems(root: Path, needs_compiler: bool = True) -> list[str]:
+def find_problems(root: Path, ros_is_sourced: bool = False) -> list[str]:
     """One sentence for each thing that is missing, with what to install; empty if all is there."""
     problems = []
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -33,13 +34,17 @@ def find_problems(root: Path, needs_compiler: bool = True) -> list[str]:
         problems.append(
             f"Python {version} has neither ensurepip nor pip: apt install python{version}-venv"
         )
-    if needs_compiler:
-        header = Path(sysconfig.get_path("include"), "Python.h")
-        if not header.is_file():
-            problems.append(f"{header} is missing: apt install python{version}-dev")
-        for tool, package in (("gcc", "gcc"), ("make", "make"), ("g++", "g++")):
-            if shutil.which(tool) is None:
-                problems.append(f"{tool} is missing: apt install {package}")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        problems.append(f"{header} is missing: apt install python{version}-dev")
+    for tool, package in (("gcc", "gcc"), ("make", "make"), ("g++", "g++")):
+        if shutil.which(tool) is None:
+            problems.append(f"{tool} is missing: apt install {package}")
+    # Without a sourced ROS 2 both come with its wheels.
+    if ros_is_sourced and not runs("import colcon_core", dict(os.environ)):
+        problems.append("colcon is missing: apt install python3-colcon-common-extensions")
+    if ros_is_sourced and shutil.which("cmake") is None:
+        problems.append("cmake is missing: apt install cmake")
     return problems
 
 
@@ -57,6 +62,14 @@ def has_pip() -> bool:
     return tuple(int(part) for part in __version__.split(".")[:2]) >= (22, 3)
 
 
+def runs(code: str, environment: dict[str, str]) -> bool:
+    """Whether this interpreter, unlike the set-up not isolated, runs the code and exits with 0."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    return result.returncode == 0
+
+
 def sourced_ros(environment: dict[str, str]) -> str | None:
     """The name of the ROS 2 distribution that is sourced and that this Python can import, or None.
 
@@ -66,15 +79,7 @@ def sourced_ros(environment: dict[str, str]) -> str | None:
     distro = environment.get("ROS_DISTRO")
     if not distro or not environment.get("AMENT_PREFIX_PATH"):
         return None
-    probe = subprocess.run(
-        [sys.executable, "-c", SOURCED_PROBE],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    if probe.returncode != 0:
+    if not runs(SOURCED_PROBE, environment):
         return None
     if distro in UNSUPPORTED_DISTROS:
         raise ValueError(
