@@ -38,9 +38,7 @@ def test_missing_headers_and_pip_are_named_together(
 
 
 def test_sourced_ros_brings_no_colcon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        prerequisites.importlib.util, "find_spec", lambda name: name != "colcon_core" or None
-    )
+    monkeypatch.setattr(prerequisites, "runs", lambda code, environment: False)
     problems = prerequisites.find_problems(ROOT, ros_is_sourced=True)
     assert problems == ["colcon is missing: apt install python3-colcon-common-extensions"]
 
