@@ -27,7 +27,7 @@ from launch_ros.actions import LifecycleNode, Node
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS_GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 # A process that does not end by itself is ended, so that everything is gone within 5 seconds.
-ENDING = {"sigterm_timeout": "2.0", "sigkill_timeout": "1.0"}
+ENDING = {"sigterm_timeout": "1.5", "sigkill_timeout": "2.0"}
 
 ARGUMENTS = (
     ("robot", "panda", "hardware config: a name from hardware_configs or a path"),
