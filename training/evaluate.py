@@ -157,6 +157,8 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     """
     if args.expert:
         raise ValueError("--expert: got --via ros, expected --via sim; the nodes run bundles")
+    # The launch runs in the repository's root: a bundle's path has to mean the same there.
+    bundle = args.bundle if len(Path(args.bundle).parts) == 1 else Path(args.bundle).resolve()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = ["ros2", "launch", str(ROOT / "launch" / "assembly.launch.py")]
@@ -166,7 +168,7 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
             f"seed0:={args.seed0}",
             f"level:={args.level}",
             f"clearance:={args.clearance_mm}",
-            f"bundle:={args.bundle}",
+            f"bundle:={bundle}",
             f"report:={report}",
         ]
         environment = os.environ | {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}

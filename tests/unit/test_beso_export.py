@@ -42,8 +42,8 @@ def random_inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     [
         ("mlp", SamplerSettings()),
         ("mlp", SamplerSettings(name="heun", schedule="karras", steps=2, noise_scale=0.3)),
-        ("mlp", SamplerSettings(name="dpmpp_2m", schedule="linear", steps=4, cfg_lambda=1.5)),
-        ("transformer", SamplerSettings(steps=2, cfg_lambda=2.0)),
+        ("mlp", SamplerSettings(name="dpmpp_2m", schedule="linear", cfg_lambda=1.5)),
+        ("transformer", SamplerSettings(steps=1, cfg_lambda=2.0)),
         ("bc", None),
     ],
 )
