@@ -33,7 +33,9 @@ esac
 
 if [ -f "$_dovetail_root/ros_ws/install/local_setup.sh" ]; then
     COLCON_CURRENT_PREFIX="$_dovetail_root/ros_ws/install"
+    # colcon's script cannot call an interpreter whose path has a space in it.
+    COLCON_PYTHON_EXECUTABLE=$(readlink -f "$_dovetail_root/.venv/bin/python")
     . "$COLCON_CURRENT_PREFIX/local_setup.sh"
-    unset COLCON_CURRENT_PREFIX
+    unset COLCON_CURRENT_PREFIX COLCON_PYTHON_EXECUTABLE
 fi
 unset _dovetail_root

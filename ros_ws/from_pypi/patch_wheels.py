@@ -48,10 +48,9 @@ def install_command(prefix: Path) -> Path:
     source = Path(__file__).resolve().parent / "ros2.py"
     command = prefix / "bin" / "ros2"
     command.write_text(
-        f"#!{prefix}/bin/python\n"
+        "#!/bin/sh\n"
         "# Dovetail's ros2 for environments whose ROS 2 comes from PyPI\n"
-        "import runpy\n"
-        f"runpy.run_path({str(source)!r}, run_name='__main__')\n"
+        f'exec "{prefix}/bin/python" "{source}" "$@"\n'
     )
     command.chmod(0o755)
     return command

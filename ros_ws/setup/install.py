@@ -35,6 +35,20 @@ PIP = ["-m", "pip"]
 PIP_INSTALL = ["install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
 
 
+def mend_scripts(install: Path) -> None:
+    """Lets the nodes' scripts start where the path of their interpreter has a space in it.
+
+    The kernel splits a script's first line there; a shell that hands over to Python does not.
+    """
+    quoted = '#!"'
+    for script in install.glob("*/lib/*/*"):
+        if script.is_file() and script.read_bytes().startswith(quoted.encode()):
+            first, rest = script.read_text().split("\n", 1)
+            interpreter = first[len(quoted) : -1]
+            hand_over = f"'''exec' \"{interpreter}\" \"$0\" \"$@\"\n' '''"
+            script.write_text(f"#!/bin/sh\n{hand_over}\n{rest}")
+
+
 class Installation:
     """The parts to bring up to date and how."""
 
@@ -135,6 +149,7 @@ class Installation:
             for folder in ("build", "install", "log"):
                 shutil.rmtree(WORKSPACE / folder, ignore_errors=True)
         progress.run("ROS 2 workspace with colcon", [build], environment, WORKSPACE)
+        mend_scripts(WORKSPACE / "install")
         made_by.write_text(self.venv_stamp)
         assert self.workspace_stamp is not None
         (WORKSPACE / "install" / "dovetail.stamp").write_text(self.workspace_stamp)

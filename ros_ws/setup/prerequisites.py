@@ -25,10 +25,8 @@ def find_problems(root: Path, ros_is_sourced: bool = False) -> list[str]:
         problems.append(
             f"machine: got {platform.system()} {platform.machine()}, expected Linux x86_64"
         )
-    if any(character.isspace() or character in ":;" for character in str(root)):
-        problems.append(
-            f"folder: got '{root}', expected a path without spaces, ':' and ';', where ROS 2 splits"
-        )
+    if any(character in ":;" for character in str(root)):
+        problems.append(f"folder: got '{root}', expected a path without ':' and ';'")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if importlib.util.find_spec("venv") is None or not (has_ensurepip() or has_pip()):
         problems.append(

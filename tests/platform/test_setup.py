@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import install
 import prerequisites
 import pytest
 import steps
@@ -43,9 +44,22 @@ def test_sourced_ros_brings_no_colcon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems == ["colcon is missing: apt install python3-colcon-common-extensions"]
 
 
-def test_folder_with_a_space_is_refused() -> None:
-    (problem,) = prerequisites.find_problems(Path("/home/some one/dovetail"))
-    assert problem.startswith("folder: got '/home/some one/dovetail', expected a path without")
+def test_folder_that_splits_search_paths_is_refused() -> None:
+    (problem,) = prerequisites.find_problems(Path("/home/some:one/dovetail"))
+    assert problem == "folder: got '/home/some:one/dovetail', expected a path without ':' and ';'"
+
+
+def test_scripts_start_from_a_path_with_a_space(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    (folder / "python").symlink_to(sys.executable)
+    script = tmp_path / "install/package/lib/package/node"
+    script.parent.mkdir(parents=True)
+    script.write_text(f'#!"{folder}/python"\n# as setuptools writes it\nprint("runs")\n')
+    script.chmod(0o755)
+    install.mend_scripts(tmp_path / "install")
+    result = subprocess.run([script], capture_output=True, text=True, check=True)
+    assert result.stdout == "runs\n"
 
 
 def test_other_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
