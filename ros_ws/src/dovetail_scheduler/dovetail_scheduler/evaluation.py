@@ -48,8 +48,10 @@ class Answer(Protocol):
 class EpisodePort(Protocol):
     """How episodes act on the robot and the cell."""
 
-    def start(self, skill: Skill, arguments: Mapping[str, Argument], seed: int = 0) -> Call:
-        """Starts a skill."""
+    def start(
+        self, skill: Skill, arguments: Mapping[str, Argument], seed: int | None = None
+    ) -> Call:
+        """Starts a skill; the seed is of its policy's noise."""
 
     def reset(self, task: str, seed: int, level: str) -> Answer:
         """Sets up an episode; answers an EpisodeStart."""

@@ -174,7 +174,7 @@ class RosPort:
         self._node, self._objects = node, objects
         self._seen: WorldState | None = None
         self.control: ControlState | None = None
-        self._seed = 0
+        self._starts = 0
         self._skills = ActionClient(node, ExecuteSkill, "execute_skill")
         self._load = node.create_client(LoadProduct, "/cell/load_product")
         self._feed = node.create_client(FeedPart, "/cell/feed_part")
@@ -205,16 +205,18 @@ class RosPort:
             self._node.report(str(problem))
             return None
 
-    def start(self, skill: Skill, arguments: Mapping[str, Argument], seed: int = 0) -> Call:
+    def start(
+        self, skill: Skill, arguments: Mapping[str, Argument], seed: int | None = None
+    ) -> Call:
         """Starts a skill: of the cell by its service, any other by the skill server."""
         if skill.kind == "cell":
             return CellCall(self._cell_service(skill.name, arguments), self.now_s)
         # Another attempt at the same thing must not draw the same noise again.
-        self._seed += 1
+        self._starts += 1
         goal = ExecuteSkill.Goal(
             skill=skill.name,
             parameters=[KeyValue(key=k, value=str(v)) for k, v in arguments.items()],
-            seed=seed or self._seed,
+            seed=self._starts if seed is None else seed,
         )
         return SkillCall(self._skills, goal, self.now_s)
 
