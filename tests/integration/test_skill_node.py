@@ -1,4 +1,4 @@
-"""The skill server with control and driver: one skill at a time, errors by code, holds at the end."""
+"""The skill server with control and driver: one skill at a time, error codes, held at the end."""
 
 from __future__ import annotations
 

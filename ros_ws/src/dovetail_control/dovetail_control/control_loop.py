@@ -129,7 +129,7 @@ class ControlLoop:
             self.rejected_chunks += 1
             self.release("chunk refused", now_s)
             raise ChunkRefused(str(problem)) from None
-        if message.goal_id != self.goal_id:
+        if self.goal_id and message.goal_id != self.goal_id:
             # What another goal left counts for nothing, whatever its steps are.
             self._buffer.clear(math.nextafter(min(now_s, chunk.stamp_s), -math.inf))
         if self._buffer.push(chunk):

@@ -63,14 +63,14 @@ def read_command(
         q_rad > limits[:, 1] + POSITION_TOLERANCE_RAD
     )
     fast = np.abs(dq_rad_s) > VELOCITY_TOLERANCE * config.velocity_limits
-    for key, wrong, values, what in (
+    for key, wrong, got, what in (
         ("positions", outside, q_rad, "within the joint's limits"),
         ("velocities", fast, dq_rad_s, "within the joint's velocity limit"),
     ):
         if wrong.any():
             i = int(np.argmax(wrong))
             raise CommandRefused(
-                f"command:{key}[{config.joint_names[i]}]: got {values[i]:g}, expected {what}"
+                f"command:{key}[{config.joint_names[i]}]: got {got[i]:g}, expected {what}"
             )
     width_m = float(positions[-1])
     if not config.gripper.width_min_m <= width_m <= config.gripper.width_max_m:

@@ -85,6 +85,10 @@ class MujocoCell:
         self._stale_s = config.topics["joint_command"].stale_s
         self._dt_s = 1.0 / config.rates.control_hz
         self._brake = SafetyFilter(config)
+        self._command = JointCommand(
+            np.array(config.home_rad), np.zeros(len(config.joints)), START_WIDTH_M
+        )
+        self._silent_ticks = 0
         self._enabled = False
         self.holding = True
         self.load_count = 0
