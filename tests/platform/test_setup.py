@@ -1,6 +1,7 @@
 """What the set-up says about a machine that lacks something, and when it does its work again."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,16 @@ def test_variables_of_the_callers_python_do_not_reach_ours(monkeypatch: pytest.M
     environment = steps.clean_environment()
     assert environment["PIP_INDEX_URL"] == "kept"
     assert not set(steps.FOREIGN_VARIABLES) & set(environment)
+
+
+@pytest.mark.parametrize("stem", ["setup/runtime", "setup/training", "from_pypi/ros-jazzy"])
+def test_every_requirement_is_locked_to_one_version(stem: str) -> None:
+    def names(path: Path) -> list[str]:
+        lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+        return [re.split(r"[<>=; ]", line)[0].lower() for line in lines]
+
+    wanted, locked = (ROOT / f"ros_ws/{stem}{suffix}" for suffix in (".in", ".txt"))
+    pins = [line for line in locked.read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+( ; python_full_version .*)?", pin) for pin in pins)
+    # A ros-jazzy-x only names ros-x.
+    assert {name.replace("ros-jazzy-", "ros-") for name in names(wanted)} <= set(names(locked))
