@@ -82,6 +82,8 @@ def _environment(context):
         # The arrays here are small: threads of a linear algebra library would only get in the way.
         SetEnvironmentVariable("OMP_NUM_THREADS", "1"),
         AppendEnvironmentVariable("PYTHONPATH", str(ROOT)),
+        # Nodes end when this process does, however it ends.
+        SetEnvironmentVariable("DOVETAIL_LAUNCHER_PID", str(os.getpid())),
     ]
     if discovery == "localhost":
         actions.append(SetEnvironmentVariable("ROS_STATIC_PEERS", ""))

@@ -221,7 +221,7 @@ def test_episodes_are_judged_by_the_truth_and_limited_in_time() -> None:
         (5, False),
         (6, True),
     ]
-    assert episodes.results[1]["error_code"] == "CANCELLED"
+    assert episodes.results[1]["error_code"] == "TIMEOUT"
     assert episodes.successes == 2
 
 

@@ -43,7 +43,7 @@ class Manager(Node):
         self._requested = requested
         self._names: list[str] = list(self.declare_parameter("nodes", NODES).value)
         self._start_timeout_s = float(self.declare_parameter("start_timeout_s", 60.0).value)
-        self._silence_s = float(self.declare_parameter("silence_s", 2.0).value)
+        self._silence_s = float(self.declare_parameter("silence_s", 3.0).value)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
         self._changers = {

@@ -22,6 +22,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 POLL_S = 0.1
+LAUNCHER_VARIABLE = "DOVETAIL_LAUNCHER_PID"
 
 
 class StopRequest:
@@ -33,7 +34,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._parent = os.getppid()
+        # The launch file says who started this process: the parent may be gone already.
+        self._parent = int(os.environ.get(LAUNCHER_VARIABLE, os.getppid()))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 

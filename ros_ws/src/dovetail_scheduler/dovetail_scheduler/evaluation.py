@@ -8,12 +8,12 @@ the skill says of itself does not count.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from dovetail_scheduler.journal import Journal, SkillOutcome
 from dovetail_scheduler.tree import Call
-from policies.skills.registry import Argument, Skill
+from policies.skills.registry import Argument, ErrorCode, Skill
 
 
 @dataclass(frozen=True)
@@ -133,4 +133,7 @@ def _follow(
             call.cancel()
             cancelled = True
         yield
+    if cancelled and not outcome.success:
+        text = f"not done within {time_limit_s:g} s"
+        return replace(outcome, code=ErrorCode.TIMEOUT.value, message=text)
     return outcome
