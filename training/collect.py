@@ -9,6 +9,10 @@ the expert alone never visits. Disturbances come in short bursts with calm betwe
 noise of a millimetre would keep a peg from ever meeting a hole of half a millimetre clearance, and
 a chunk is a fair target only if nothing disturbed the robot while it lasted. The file records
 which steps were disturbed.
+
+With --bundle an earlier policy takes the robot over now and then, and the expert has to recover
+from where that leads: the states a policy stalls in are then in the next data (after Ross et al.
+2011, DAgger).
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from hardware_configs import load as load_config
+from policies.bundle import load_bundle
+from policies.runtime import Policy
 from sim.experts.peg_insert import PegInsertExpert
 from sim.tasks.peg_insert import PegInsertBatch
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
@@ -60,6 +67,12 @@ class Args:
     """Standard deviation of a disturbance's translation, m."""
     disturb_rad: float = 0.04
     """Standard deviation of a disturbance's rotation, rad."""
+    bundle: str | None = None
+    """Policy that takes over now and then: a bundle of the zoo, or a folder's path."""
+    takeover_probability: float = 0.04
+    """Probability of the policy taking over at a step of the expert's."""
+    takeover_steps: int = 16
+    """Longest stretch of the policy, steps; lengths are uniform from 1."""
     expert_sees: Literal["true", "noisy"] = "true"
     """Whether the expert decides from true poses or from the noisy readings that the file records.
     """
@@ -92,6 +105,40 @@ class Disturber:
         return scale * motion
 
 
+class Takeovers:
+    """Stretches of one episode in which a policy acts in the expert's place."""
+
+    execute_steps = 3
+
+    def __init__(self, args: Args, seed: int) -> None:
+        self.args = args
+        self.rng = np.random.default_rng([seed, 3])
+        self.left = 0
+        self.queue: list[Floats] = []
+
+    def needs_chunk(self) -> bool:
+        """Decides who has the next step; whether the policy has it and has nothing planned."""
+        starts = self.rng.random() < self.args.takeover_probability
+        if self.left == 0 and starts:
+            self.left = int(self.rng.integers(1, self.args.takeover_steps + 1))
+            self.queue = []
+        return self.left > 0 and not self.queue
+
+    def next_action(self) -> Floats | None:
+        """The policy's action (A,), or None where the step is the expert's."""
+        if self.left == 0:
+            return None
+        self.left -= 1
+        return self.queue.pop(0)
+
+
+def load_policy(args: Args) -> Policy | None:
+    """The policy that takes over, if there is one."""
+    if args.bundle is None:
+        return None
+    return Policy(load_bundle(args.bundle, hardware_hash=load_config("panda").hash))
+
+
 def main(args: Args) -> None:
     """Runs the episodes level by level and writes the file."""
     if args.seed0 < FIRST_TRAINING_SEED:
@@ -102,6 +149,7 @@ def main(args: Args) -> None:
         )
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
+    policy = load_policy(args)
     kept: dict[int, Rows] = {}
     progress, tried = Progress(args.episodes), 0
 
@@ -113,17 +161,29 @@ def main(args: Args) -> None:
         expert = PegInsertExpert()
         running = [waiting.pop(0) for _ in range(env.num_envs)]
         disturbers = [Disturber(args, seed) for seed in running]
+        takeovers = [Takeovers(args, seed) for seed in running]
         rows: list[list[tuple[Floats, Floats, bool]]] = [[] for _ in running]
         observation = env.reset(np.array(running))
         active = np.ones(env.num_envs, dtype=bool)
         while active.any():
             wanted = expert.act(env.signals(noisy=args.expert_sees == "noisy"))
             executed = wanted.copy()
+            if policy:
+                asking = [i for i in np.flatnonzero(active) if takeovers[i].needs_chunk()]
+                shape = policy.bundle.noise_shape
+                for i in asking:
+                    noise = takeovers[i].rng.standard_normal((1, *shape), dtype=np.float32)
+                    chunk = policy.infer(observation[i : i + 1], noise)[0]
+                    takeovers[i].queue = list(chunk[: Takeovers.execute_steps])
             for i in np.flatnonzero(active):
+                taken = takeovers[i].next_action()
                 added = disturbers[i].draw()
-                rows[i].append((observation[i].copy(), wanted[i], added is not None))
+                if taken is not None:
+                    executed[i] = taken
                 if added is not None:
                     executed[i, :6] += added
+                calm = taken is None and added is None
+                rows[i].append((observation[i].copy(), wanted[i], not calm))
             observation, success, done, _ = env.step(executed)
             finished = np.flatnonzero(done & active)
             for i in finished:
@@ -139,6 +199,7 @@ def main(args: Args) -> None:
                 if waiting:
                     running[i] = waiting.pop(0)
                     disturbers[i] = Disturber(args, running[i])
+                    takeovers[i] = Takeovers(args, running[i])
                 else:
                     active[i] = False
             fresh = finished[active[finished]]

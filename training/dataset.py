@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,46 @@ def check(data: Demonstrations, name: str) -> None:
         )
     if rows == 0:
         raise DatasetError(f"{name}: got no steps, expected at least one episode")
+
+
+def concatenate(parts: Sequence[Demonstrations]) -> Demonstrations:
+    """Lays files of the same task and spec end to end; one file stays as it is.
+
+    Raises:
+        DatasetError: the parts do not fit together.
+    """
+    if not parts:
+        raise DatasetError("data: got no file, expected at least one")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        if (part.task, part.spec) != (first.task, first.spec):
+            raise DatasetError(
+                f"data: got task {part.task!r}, expected {first.task!r} and its spec"
+            )
+        if part.generator["hardware_hash"] != first.generator["hardware_hash"]:
+            raise DatasetError("data: got files of different robots, expected one robot")
+    length = np.concatenate([part.length for part in parts])
+    return Demonstrations(
+        observation=np.concatenate([part.observation for part in parts]),
+        action=np.concatenate([part.action for part in parts]),
+        disturbed=np.concatenate([part.disturbed for part in parts]),
+        episode_index=np.repeat(np.arange(len(length)), length),
+        seed=np.concatenate([part.seed for part in parts]),
+        length=length,
+        success=np.concatenate([part.success for part in parts]),
+        spec=first.spec,
+        task=first.task,
+        generator={
+            "hardware_hash": first.generator["hardware_hash"],
+            "clearance_mm": first.generator["clearance_mm"],
+            "parts": [part.generator for part in parts],
+        },
+    )
+
+
+def commands(data: Demonstrations) -> list[str]:
+    """The commands that made the data, in order."""
+    parts = data.generator.get("parts", [data.generator])
+    return [str(part["command"]) for part in parts]

@@ -24,7 +24,7 @@ from policies.beso.export import export_onnx
 from policies.beso.network import NetworkSettings, ScorePolicy
 from policies.bundle import Check, bundle_folder, write_bundle
 from policies.spec import Spec
-from training.dataset import load
+from training.dataset import commands, concatenate, load
 from training.evaluate import current_commit
 
 
@@ -94,7 +94,7 @@ def main(args: Args) -> None:
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     policy.sampler = SamplerSettings(**(policy.sampler.to_dict() | chosen))
-    data = load(Path(config["data"]))
+    data = concatenate([load(Path(path)) for path in config["data"]])
     if data.sha256 != config["data_sha256"]:
         raise ValueError(
             f"{config['data']}:sha256: got {data.sha256}, "
@@ -133,8 +133,8 @@ def main(args: Args) -> None:
         },
         commit=current_commit(),
         commands=[
-            data.generator["command"],
-            config["command"],
+            *commands(data),
+            *config["commands"],
             "python -m training.export " + " ".join(sys.argv[1:]),
         ],
     )

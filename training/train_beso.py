@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 import torch
 import tyro
 
 from policies.beso.diffusion import SamplerSettings, log_logistic_sigma
 from policies.beso.network import NetworkSettings, ScorePolicy
-from training.dataset import Demonstrations, load
+from training.dataset import Demonstrations, concatenate, load
 from training.rollout import policy_actor, run_episodes, wilson_interval
 
 
@@ -33,14 +34,16 @@ class Args:
     """Trains a score-based diffusion policy on demonstrations."""
 
     # Run
-    data: Path
-    """Demonstrations from training.collect."""
+    data: tuple[Path, ...]
+    """Demonstrations from training.collect; several files are laid end to end."""
     name: str = "peg_beso"
     """Run name; results go to <runs>/<name>/."""
     runs: Path = Path("build/runs")
     """Folder of all runs."""
     resume: bool = False
     """Continue from the run's last checkpoint."""
+    start_from: Path | None = None
+    """Finished run whose weights and statistics to start from, when data were added since."""
     seed: int = 0
     """Seed of initialisation, batches and noise."""
     threads: int = 1
@@ -99,7 +102,7 @@ class Args:
     """Episodes of a rollout, seeds 900,000 and up, at the clearance of the data."""
     rollout_level: Literal["low", "med", "high"] = "med"
     """Level of a rollout."""
-    execute_steps: int = 4
+    execute_steps: int = 2
     """Actions of a chunk executed in rollouts, and by default after export."""
 
 
@@ -139,6 +142,12 @@ def _component_units(unit: str, size: int) -> list[str]:
     if len(parts) == 3 and size == 7:
         return [parts[0]] * 3 + [parts[1]] * 3 + [parts[2]]
     return ["1"] * size
+
+
+def read_commands(run: Path) -> list[str]:
+    """The training commands that led to a run, oldest first."""
+    commands: list[str] = json.loads((run / "config.json").read_text())["commands"]
+    return commands
 
 
 def plot(metrics: list[dict[str, Any]], path: Path) -> None:
@@ -183,20 +192,26 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     run = args.runs / args.name
     run.mkdir(parents=True, exist_ok=True)
-    data = load(args.data)
+    data = concatenate([load(path) for path in args.data])
     last = run / "last.pt"
-    if args.resume and not last.exists():
-        raise ValueError(f"--resume: got no checkpoint {last}, expected one from an earlier run")
+    wanted = {"--resume": last if args.resume else None}
+    wanted["--start-from"] = args.start_from / "last.pt" if args.start_from else None
+    for option, checkpoint in wanted.items():
+        if checkpoint and not checkpoint.exists():
+            raise ValueError(f"{option}: got no checkpoint {checkpoint}, expected a run's")
 
     # Data: whole in memory, split by episode, normalised once.
-    held_out = max(1, round(args.validation_share * len(data.length)))
-    is_training = torch.from_numpy(data.episode_index < len(data.length) - held_out)
-    is_fair = torch.from_numpy(data.undisturbed(args.horizon))
+    # Files may share seeds; an episode and its twin are held out together.
+    seeds = np.unique(data.seed)
+    held_out = max(1, round(args.validation_share * len(seeds)))
+    held = np.random.default_rng(args.seed).permutation(seeds)[:held_out]
+    is_training = torch.from_numpy(~np.isin(data.seed, held)[data.episode_index])
+    # What is never executed need not be right; asking more of a chunk would throw rows away.
+    is_fair = torch.from_numpy(data.undisturbed(args.execute_steps + 1))
     is_validation, is_training = ~is_training & is_fair, is_training & is_fair
     if not (is_training.any() and is_validation.any()):
         raise ValueError(
-            f"--data: got {len(data.length)} episodes, "
-            f"expected enough to hold {held_out} of them out"
+            f"--data: got {len(data.length)} episodes, expected enough to hold out {held_out} seeds"
         )
     observation = torch.from_numpy(data.observation)
     chunks = torch.from_numpy(data.chunks(args.horizon))
@@ -214,6 +229,28 @@ def main(args: Args) -> None:
     averaged.load_state_dict(policy.state_dict())
     averaged.requires_grad_(False).eval()
     averaged.sampler = args.sampler
+
+    optimiser = torch.optim.AdamW(
+        policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True
+    )
+    generator = torch.Generator().manual_seed(args.seed)
+    metrics: list[dict[str, Any]] = []
+    commands = ["python -m training.train_beso " + " ".join(sys.argv[1:])]
+    first = 0
+    if args.start_from:
+        policy.load_state_dict(
+            torch.load(args.start_from / "last.pt", weights_only=True)["averaged"]
+        )
+        averaged.load_state_dict(policy.state_dict())
+        commands = read_commands(args.start_from) + commands
+    if args.resume:
+        saved = torch.load(last, weights_only=True)
+        commands = read_commands(run) + commands[-1:]
+        policy.load_state_dict(saved["policy"])
+        averaged.load_state_dict(saved["averaged"])
+        optimiser.load_state_dict(saved["optimiser"])
+        generator.set_state(saved["generator"])
+        first, metrics = saved["step"], saved["metrics"]
     observation = policy.normaliser.observation(observation)
     target = policy.normaliser.action(chunks)
     train_observation, train_target = observation[is_training], target[is_training]
@@ -234,32 +271,19 @@ def main(args: Args) -> None:
     levels = (args.density_loc, args.density_scale, args.sigma_min, args.sigma_max)
     validation_sigma = log_logistic_sigma(torch.rand(len(rows), generator=fixed), *levels)
 
-    optimiser = torch.optim.AdamW(
-        policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True
-    )
-    generator = torch.Generator().manual_seed(args.seed)
-    metrics: list[dict[str, Any]] = []
-    first = 0
-    if args.resume:
-        saved = torch.load(last, weights_only=True)
-        policy.load_state_dict(saved["policy"])
-        averaged.load_state_dict(saved["averaged"])
-        optimiser.load_state_dict(saved["optimiser"])
-        generator.set_state(saved["generator"])
-        first, metrics = saved["step"], saved["metrics"]
     config = json.loads(json.dumps(asdict(args), default=str)) | {
         "network": settings.to_dict(),
         "data_sha256": data.sha256,
         "generator": data.generator,
         "task": data.task,
         "spec": data.spec.to_dict(),
-        "command": "python -m training.train_beso " + " ".join(sys.argv[1:]),
+        "commands": commands,
     }
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     parameters = sum(p.numel() for p in policy.parameters())
     print(
         f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_target)} rows, "
-        f"{held_out} episodes held out",
+        f"{held_out} seeds held out",
         flush=True,
     )
 

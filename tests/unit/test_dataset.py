@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policies.spec import Field, Spec
-from training.dataset import DatasetError, Demonstrations, check, load, save
+from training.dataset import DatasetError, Demonstrations, check, commands, concatenate, load, save
 
 SPEC = Spec(
     observation=(Field("observation.state", (3,), "m", "base", ("x", "y", "z")),),
@@ -17,6 +17,9 @@ SPEC = Spec(
     action=(Field("action", (2,), "m", "tool", ("dx", "gripper_width")),),
     rate_hz=10.0,
 )
+
+
+GENERATOR = {"hardware_hash": "a", "clearance_mm": 0.5, "command": "collect"}
 
 
 def demonstrations() -> Demonstrations:
@@ -72,6 +75,30 @@ def test_a_disturbance_spoils_the_chunks_that_last_beyond_it() -> None:
     assert data.undisturbed(1).all(), "a single action is what was wanted, whatever was executed"
     assert data.undisturbed(2).tolist() == [True, True, False, True, True]
     assert data.undisturbed(3).tolist() == [True, False, False, True, True]
+
+
+def test_files_are_laid_end_to_end() -> None:
+    data = replace(demonstrations(), generator=GENERATOR)
+    both = concatenate([data, data])
+    check(both, "both")
+    assert both.length.tolist() == [3, 2, 3, 2]
+    np.testing.assert_array_equal(both.action[5:], data.action)
+    np.testing.assert_array_equal(both.chunks(3)[5:], data.chunks(3))
+    assert commands(both) == ["collect", "collect"]
+    assert concatenate([data]) is data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "other"}, "got task 'other', expected 'toy'"),
+        ({"generator": GENERATOR | {"hardware_hash": "b"}}, "got files of different robots"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    data = replace(demonstrations(), generator=GENERATOR)
+    with pytest.raises(DatasetError, match=message):
+        concatenate([data, replace(data, **change)])  # type: ignore[arg-type]
 
 
 def test_missing_file(tmp_path: Path) -> None:
