@@ -95,8 +95,8 @@ def test_executes_a_chunk_and_holds_within_its_stale_age(bench: Bench) -> None:
     bench.graph.until(lambda: not bench.states[-1].holding, "control moves")
     bench.graph.until(lambda: bench.states[-1].holding, "control holds again")
     held_s = time.monotonic() - sent_s
-    # The last step begun before the chunk went stale is finished.
-    assert held_s < CONFIG.safety.chunk_stale_s + 0.1 + 0.25
+    # It took a control cycle to begin and takes one to notice; the rest is for a busy machine.
+    assert held_s < CONFIG.safety.chunk_stale_s + 0.25
     state = bench.states[-1]
     assert f"younger than {CONFIG.safety.chunk_stale_s:g} s" in state.hold_reason
     consumed = state.step - chunk.first_step

@@ -80,6 +80,7 @@ class ControlLoop:
         self.boundary = True
         self._tick = 0
         self._anchored = False
+        self._chunk_stamp_s = -math.inf
         self._counted: dict[str, int] = {}
 
     @property
@@ -134,6 +135,7 @@ class ControlLoop:
             self._buffer.clear(math.nextafter(min(now_s, chunk.stamp_s), -math.inf))
         if self._buffer.push(chunk):
             self.goal_id = message.goal_id
+            self._chunk_stamp_s = chunk.stamp_s
 
     def begin_cycle(self, joints: Joints | None, now_s: float) -> bool:
         """Decides about this cycle before anything moves.
@@ -147,6 +149,9 @@ class ControlLoop:
             self.anchor(joints, now_s)
         ticks = self.controller.ticks_per_step
         waiting = bool(self.hold_reason)
+        if not waiting and not problem and now_s - self._chunk_stamp_s > self._buffer.stale_s:
+            # Not even the step in progress is finished on what has gone stale.
+            problem = self._why_no_action()
         self._tick = (self._tick + 1) % ticks
         # A hold ends at once when a chunk has come, instead of at the old step's boundary.
         ready = waiting and self._buffer.action_at(self.step, now_s) is not None

@@ -216,15 +216,14 @@ class SkillNode(DovetailNode):
         start_s = time.monotonic()
         try:
             actions = current.planner.plan(readings)
+            took_ms = (time.monotonic() - start_s) * 1e3
+            with self._lock:
+                if current.outcome is None:
+                    self._publish(current.goal_id, stamp, step, actions)
+            current.on_planned(self.robot_time_s(), took_ms)
         except Exception as problem:
             # Whatever goes wrong in a policy must end the skill, not the server.
             current.end(ErrorCode.POLICY, f"{type(problem).__name__}: {problem}")
-            return
-        took_ms = (time.monotonic() - start_s) * 1e3
-        with self._lock:
-            if current.outcome is None:
-                self._publish(current.goal_id, stamp, step, actions)
-        current.on_planned(self.robot_time_s(), took_ms)
 
     def _publish(self, goal_id: str, stamp: Any, step: int, actions: np.ndarray) -> None:
         chunk = ActionChunk(
