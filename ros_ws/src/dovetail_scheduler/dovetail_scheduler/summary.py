@@ -90,7 +90,8 @@ def _policy_lines(report: dict[str, Any]) -> list[str]:
     bundle, latency = report["bundle"], report["latency_ms"]
     asked = "never asked"
     if latency:
-        asked = f"{report['inferences']} x, p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
+        times = f"p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
+        asked = f"{report['inferences']} inferences, {times}"
     lines = [f"policy    {bundle['name']}, {asked}"]
     for e in bundle["evaluated"]:
         lines.append(
