@@ -21,14 +21,14 @@ Array = NDArray[np.float32]
 _CAMERAS = ("front", "wrist")
 
 
-def _spaces(batch: PegInsertBatch) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+def _spaces(batch: PegInsertBatch) -> tuple[Any, Any]:
     safety, gripper = batch.config.safety, batch.config.gripper
     metres = safety.tool_speed_max_m_s / batch.spec.rate_hz
     radians = safety.tool_rotation_speed_max_rad_s / batch.spec.rate_hz
     low = [-metres] * 3 + [-radians] * 3 + [gripper.width_min_m]
     high = [metres] * 3 + [radians] * 3 + [gripper.width_max_m]
     observation = gym.spaces.Box(-np.inf, np.inf, (batch.spec.input_size,), np.float32)
-    return observation, gym.spaces.Box(np.float32(low), np.float32(high), dtype=np.float32)
+    return observation, gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
 
 
 class PegInsertEnv(gym.Env[Array, Array]):
@@ -80,7 +80,7 @@ class PegInsertEnv(gym.Env[Array, Array]):
         }
         return observation[0], float(solved), solved, bool(done[0]) and not solved, details
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The picture of the chosen camera, (height, width, 3), with render_mode rgb_array."""
         if self.render_mode is None:
             return None
@@ -142,8 +142,8 @@ class PegInsertVectorEnv(gym.vector.VectorEnv[Array, Array, NDArray[Any]]):
             observation = self.batch.reset(self._draw(len(restarting)), restarting)
             success[restarting] = done[restarting] = False
         self._finished = done
-        info["is_success"] = success
-        return observation, success.astype(float), success, done & ~success, info
+        details = {**info, "is_success": success}
+        return observation, success.astype(float), success, done & ~success, details
 
     def _draw(self, count: int) -> NDArray[np.int_]:
         return self.np_random.integers(2**31, size=count)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.control import so3
-from policies.control.safety_filter import SafetyFilter
+from policies.control.safety_filter import ALL, Rows, SafetyFilter
 from policies.control.so3 import Array
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Controller:
         """Control ticks on which each limit was active since the last reset, (batch,) each."""
         return {**self.filter.interventions, **self._extra}
 
-    def reset(self, q_rad: Array, gripper_width_m: Array, ids: Array | slice = slice(None)) -> None:
+    def reset(self, q_rad: Array, gripper_width_m: Array, ids: Rows = ALL) -> None:
         """Starts from measured angles (k, n) and gripper width (k,): the target is where it is."""
         self.filter.reset(q_rad, ids)
         self.gripper_target_m[ids] = gripper_width_m
@@ -127,7 +127,7 @@ class Controller:
         self._tick[:] = 0
         self._holding = ~valid
 
-    def hold(self, ids: Array | slice = slice(None)) -> None:
+    def hold(self, ids: Rows = ALL) -> None:
         """Brakes within the acceleration limits and stays; the next step starts from there."""
         self._holding[ids] = True
 

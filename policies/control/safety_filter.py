@@ -22,6 +22,9 @@ from policies.control.so3 import Array
 if TYPE_CHECKING:
     from hardware_configs import HardwareConfig
 
+# Which robots of a batch a call is about.
+Rows = NDArray[np.int_] | slice
+ALL = slice(None)
 INTERVENTIONS = ("invalid", "position", "velocity", "acceleration", "workspace")
 _RELATIVE_TOLERANCE = 1e-6
 
@@ -57,7 +60,7 @@ class SafetyFilter:
             self.q_rad
         )
 
-    def reset(self, q_rad: Array, ids: Array | slice = slice(None)) -> None:
+    def reset(self, q_rad: Array, ids: Rows = ALL) -> None:
         """Starts from rest at measured angles `q_rad` (k, n), for the robots `ids`."""
         self.q_rad[ids] = q_rad
         self.dq_rad_s[ids] = 0.0

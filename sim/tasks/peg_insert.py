@@ -21,6 +21,7 @@ from sim import cell, layout, scene
 from sim.robots import panda
 
 Array = NDArray[np.float64]
+Observation = NDArray[np.float32]
 
 MAX_STEPS = 100
 START_WIDTH_M = 0.08
@@ -74,7 +75,7 @@ class PegInsertBatch:
         self.steps = np.zeros(num_envs, dtype=int)
         self._reading: tuple[scene.Pose, scene.Pose] | None = None
 
-    def reset(self, seeds: NDArray[np.int_], ids: NDArray[np.int_] | None = None) -> Array:
+    def reset(self, seeds: NDArray[np.int_], ids: NDArray[np.int_] | None = None) -> Observation:
         """Starts an episode in each simulation of `ids` (all when None), one seed each.
 
         Returns:
@@ -118,7 +119,7 @@ class PegInsertBatch:
 
     def step(
         self, actions: NDArray[np.floating[Any]]
-    ) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
+    ) -> tuple[Observation, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
         """One policy step in every simulation.
 
         Args:
@@ -130,7 +131,7 @@ class PegInsertBatch:
             `force_n` (N, ticks) between part and base.
         """
         controller, scn = self.controller, self.scene
-        controller.begin_step(actions)
+        controller.begin_step(np.asarray(actions, dtype=float))
         ticks = controller.ticks_per_step
         penetration = np.full((self.num_envs, ticks), np.nan)
         force = np.zeros((self.num_envs, ticks))
@@ -206,6 +207,6 @@ class PegInsertBatch:
         mujoco.mj_forward(self.model, data)
         return data
 
-    def observe(self) -> NDArray[np.float32]:
+    def observe(self) -> Observation:
         """The flat observation (N, D) of the newest reading."""
         return self.spec.flatten_observation(observe(self.spec, self.signals()))

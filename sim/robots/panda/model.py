@@ -106,7 +106,7 @@ def arm_control(q_rad: Array, dq_rad_s: Array) -> Array:
     velocity the command carries takes that lag away, as the robot's own servo does.
     """
     stiffness, damping = ARM_GAINS
-    return q_rad + damping / stiffness * dq_rad_s
+    return np.asarray(q_rad + damping / stiffness * dq_rad_s)
 
 
 def urdf(config: HardwareConfig) -> str:
