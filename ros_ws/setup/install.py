@@ -114,7 +114,11 @@ class Installation:
             self.environment,
             ROOT,
         )
-        runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(HERE / "runtime.txt")]
+        lock = HERE / "runtime.txt"
+        if self.ros and prerequisites.has_numpy_1(self.environment):
+            lock = BUILD / "runtime-system-numpy.txt"
+            lock.write_text(prerequisites.without_numpy_2((HERE / "runtime.txt").read_text()))
+        runtime = [*pip, *PIP_INSTALL, "--no-deps", "-r", str(lock)]
         progress.run(
             "MuJoCo, ONNX Runtime, OpenCV and their kin", [runtime], self.environment, ROOT
         )

@@ -85,3 +85,19 @@ def sourced_ros(environment: dict[str, str]) -> str | None:
             "a shell that has no ROS 2 sourced takes Jazzy from PyPI"
         )
     return distro
+
+
+def has_numpy_1(environment: dict[str, str]) -> bool:
+    """Whether the system's numpy is older than 2, against which its ROS messages were compiled."""
+    return runs("import sys, numpy; sys.exit(int(numpy.__version__[0]) > 1)", environment)
+
+
+def without_numpy_2(lock: str) -> str:
+    """A lock file's text without numpy and what demands numpy 2; the system's own stays in use.
+
+    OpenCV is only for drawing; nothing that a robot runs imports it.
+    """
+    kept = [
+        line for line in lock.splitlines() if not line.startswith(("numpy==", "opencv-python"))
+    ]
+    return "\n".join(kept) + "\n"

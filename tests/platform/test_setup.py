@@ -171,3 +171,16 @@ def test_every_requirement_is_locked_to_one_version(stem: str) -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+]+( ; python_full_version .*)?", pin) for pin in pins)
     # A ros-jazzy-x only names ros-x.
     assert {name.replace("ros-jazzy-", "ros-") for name in names(wanted)} <= set(names(locked))
+
+
+@pytest.mark.parametrize(("version", "old"), [("1.26.4", True), ("2.4.6", False)])
+def test_a_sourced_ros_keeps_the_numpy_it_was_compiled_against(
+    tmp_path: Path, version: str, old: bool
+) -> None:
+    (tmp_path / "numpy.py").write_text(f"__version__ = {version!r}\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert prerequisites.has_numpy_1(environment) is old
+    lock = (install.HERE / "runtime.txt").read_text()
+    kept = prerequisites.without_numpy_2(lock)
+    dropped = {line.split("==")[0] for line in set(lock.splitlines()) - set(kept.splitlines())}
+    assert dropped == {"numpy", "opencv-python-headless"}
