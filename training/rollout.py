@@ -152,7 +152,7 @@ def run_episodes(
     idle = list(range(env.num_envs))
     over = won = 0
     while running or waiting:
-        starting = idle[: len(waiting)]
+        starting = sorted(idle[: len(waiting)])  # the simulations take sorted ids only
         if starting:
             idle = idle[len(starting) :]
             running |= {i: waiting.pop(0) for i in starting}
