@@ -14,10 +14,11 @@ from launching import Launch, launch
 # Says that it is ready, and why it ends.
 PATIENT = """
 PATIENT = '''
-import signal, sys, threading
+import os, signal, sys, threading
 ended = threading.Event()
 def end(number, frame):
-    print("got", signal.Signals(number).name, flush=True)
+    # print() must not be interrupted by itself.
+    os.write(1, b"got " + signal.Signals(number).name.encode() + bytes([10]))
     ended.set()
 signal.signal(signal.SIGINT, end)
 signal.signal(signal.SIGTERM, end)
