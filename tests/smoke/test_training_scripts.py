@@ -76,7 +76,8 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
     assert "loads and checks" in last_line(run("export", "--run", folder, "--bundle", bundle))
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["method"] == ("bc" if method == "bc" else "beso")
-    assert len(manifest["commands"]) == 3
+    kinds = [command.split()[2].removeprefix("training.") for command in manifest["commands"]]
+    assert kinds == ["collect", "train_beso", "train_beso", "export"]
 
     report = tmp_path / "report.json"
     line = last_line(
