@@ -232,7 +232,9 @@ class SamplerSettings:
     network evaluation left over. At 0 the flow starts at the centre: its first evaluation returns
     E[a | observation], the later ones pull that towards the data, and the result is deterministic.
     That is the precise choice where one answer is right. It is the wrong one where several are:
-    between two equal modes the centre is a fixed point of the flow, and 0 returns their average.
+    between two equal modes (close the fingers now or come closer first) the centre is a fixed point
+    of the flow, 0 returns their average, and a state that asks for it again is never left. A value
+    between keeps most of the precision and still decides.
     """
 
     name: str = "ddim"
