@@ -114,7 +114,7 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
     ):
         assert key in result
     assert result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
-    more = ("--level", "low", "--episodes", 3, "--num-envs", 3, "--takeover-probability", 0.2)
+    more = ("--level", "low", "--episodes", 3, "--num-envs", 3, "--takeover-probability", 0.02)
     again = last_line(run("collect", *more, "--bundle", bundle, "--out", tmp_path / "more.npz"))
     assert "of 3 episodes" in again
     (recorded,) = json.loads((bundle / "manifest.json").read_text())["evaluated"]
