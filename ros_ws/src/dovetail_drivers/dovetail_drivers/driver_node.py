@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from dovetail_interfaces.msg import ObjectPose, WorldState
 from dovetail_interfaces.srv import CellTruth, FeedPart, LoadProduct, ResetCell
@@ -17,6 +18,7 @@ from dovetail_drivers.mujoco_cell import MujocoCell
 from policies.objects import load_objects
 
 DRIVERS = ("mujoco",)
+Response = TypeVar("Response", LoadProduct.Response, FeedPart.Response, ResetCell.Response)
 BASE_FRAME = "base"
 # After a pause of the machine itself the cell does not try to make up more than this.
 CATCH_UP_TICKS = 5
@@ -163,32 +165,30 @@ class DriverNode(DovetailNode):
     def _on_load_product(
         self, request: LoadProduct.Request, response: LoadProduct.Response
     ) -> LoadProduct.Response:
-        try:
+        def load() -> None:
             self._machine.load_product(request.seed, request.index, request.level)
-            response.success = True
-        except ValueError as problem:
-            response.message = str(problem)
-        response.load_count = self._machine.load_count
-        return response
+
+        return self._served(response, load)
 
     def _on_feed_part(
         self, request: FeedPart.Request, response: FeedPart.Response
     ) -> FeedPart.Response:
-        try:
-            self._machine.feed_part(request.part)
-            response.success = True
-        except ValueError as problem:
-            response.message = str(problem)
-        response.load_count = self._machine.load_count
-        return response
+        return self._served(response, lambda: self._machine.feed_part(request.part))
 
     def _on_reset(
         self, request: ResetCell.Request, response: ResetCell.Response
     ) -> ResetCell.Response:
-        try:
+        def reset() -> None:
             episode = self._machine.reset(request.task, request.seed, request.level)
             response.part, response.socket = episode.part, episode.socket
             response.time_limit_s = episode.time_limit_s
+
+        return self._served(response, reset)
+
+    def _served(self, response: Response, act: Callable[[], None]) -> Response:
+        """Answers a service that lays the cell out anew: whether it did, why not, and the count."""
+        try:
+            act()
             response.success = True
         except ValueError as problem:
             response.message = str(problem)
