@@ -58,7 +58,7 @@ class PegInsertExpert:
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.008) & (np.abs(to_grasp[:, 2]) < 0.012)
         closing = (s.gripper_target < 0.015) & near
         held = closing & (s.gripper_width < cell.PART_WIDTH_M + 0.0015)
-        fetch_goal, fetch_yaw, ready = self._fetch(s, to_grasp)
+        fetch_goal, fetch_yaw, fetch_width = self._fetch(s, to_grasp)
         carry_goal, carry_yaw = self._carry(s, to_socket, height, off_axis)
 
         leave = in_socket & ~held
@@ -70,7 +70,7 @@ class PegInsertExpert:
         clear = leave & (s.gripper_width > RELEASE_WIDTH_M - 0.004)
         goal = np.where(clear[:, None], s.target_position + [0.0, 0.0, 0.03], goal)
         yaw = np.where(still, 0.0, yaw)
-        width = np.where(held | closing | ready, CLOSED_WIDTH_M, APPROACH_WIDTH_M)
+        width = np.where(held | closing, CLOSED_WIDTH_M, fetch_width)
         width = np.where(done | leave, RELEASE_WIDTH_M, width)
 
         over = held & (off_axis < 0.003)
@@ -78,21 +78,27 @@ class PegInsertExpert:
         down = np.where(over & (height < cell.HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
         return self._action(s, goal, yaw, width, down)
 
-    def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Goal and turn to grasp the part; and whether the fingers may close."""
+    def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, Array]:
+        """Goal, turn and opening of the fingers to grasp the part."""
         g = self.gains
         off_axis = np.linalg.norm(to_grasp[:, :2], axis=-1)
         yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
         above = np.clip(3.0 * (off_axis - 0.004), 0.0, 0.06)
         above = np.maximum(above, np.clip(0.15 * (np.abs(yaw) - 0.05), 0.0, 0.04))
         goal = self._funnel(s, to_grasp, above, -to_grasp[:, 2])
-        ready = (
-            (off_axis < g.grasp_tolerance_m)
-            & (np.abs(to_grasp[:, 2]) < g.grasp_tolerance_m)
-            & (np.abs(yaw) < g.grasp_tolerance_rad)
-            & (np.linalg.norm(s.tool_velocity[:, :3], axis=-1) < g.settled_m_s)
+        misfit = np.max(
+            [
+                off_axis / g.grasp_tolerance_m,
+                np.abs(to_grasp[:, 2]) / g.grasp_tolerance_m,
+                np.abs(yaw) / g.grasp_tolerance_rad,
+                np.linalg.norm(s.tool_velocity[:, :3], axis=-1) / g.settled_m_s,
+            ],
+            axis=0,
         )
-        return goal, yaw, ready
+        # The fingers close as the tool comes to rest, not at a threshold: an imitator that is
+        # unsure of the side it is on would hesitate there.
+        closed = np.clip(2.0 - misfit, 0.0, 1.0)
+        return goal, yaw, APPROACH_WIDTH_M + (CLOSED_WIDTH_M - APPROACH_WIDTH_M) * closed
 
     def _carry(
         self, s: Signals, to_socket: Array, height: Array, off_axis: Array
