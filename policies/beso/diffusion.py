@@ -213,14 +213,15 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float]) -> Ten
     return x
 
 
-# Samplers that need no further noise than the start; only these fit a graph whose one random input
-# is the start.
-SAMPLERS: dict[str, Callable[[Denoise, Tensor, Sequence[float]], Tensor]] = {
+# Samplers that need no further noise than the start.
+DETERMINISTIC: dict[str, Callable[[Denoise, Tensor, Sequence[float]], Tensor]] = {
     "ddim": sample_ddim,
     "euler": sample_ddim,
     "heun": sample_heun,
     "dpmpp_2m": sample_dpmpp_2m,
 }
+ANCESTRAL = "euler_ancestral"
+SAMPLERS = (*DETERMINISTIC, ANCESTRAL)
 
 
 @dataclass(frozen=True)
@@ -264,14 +265,26 @@ class SamplerSettings:
             raise ValueError(f"sampler.noise_scale: got {self.noise_scale}, expected 0 or more")
 
     @property
+    def draws(self) -> int:
+        """Unit normal arrays that one chunk needs: the start, and one a step but the last where the
+        sampler is stochastic.
+        """
+        return self.steps if self.name == ANCESTRAL else 1
+
+    @property
     def sigmas(self) -> list[float]:
         """The noise levels that will be visited, ending in 0."""
         return SCHEDULES[self.schedule](self.steps, self.sigma_min, self.sigma_max)
 
     def sample(self, denoise: Denoise, noise: Tensor) -> Tensor:
-        """Draws chunks (N, H, A) from unit normal noise of that shape."""
+        """Draws chunks (N, R, A) from unit normal noise (N, draws, R, A); `noise_scale` acts on the
+        start alone.
+        """
         sigmas = self.sigmas
-        return SAMPLERS[self.name](denoise, noise * (self.noise_scale * sigmas[0]), sigmas)
+        start = noise[:, 0] * (self.noise_scale * sigmas[0])
+        if self.name == ANCESTRAL:
+            return sample_euler_ancestral(denoise, start, sigmas, lambda i: noise[:, i + 1])
+        return DETERMINISTIC[self.name](denoise, start, sigmas)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers and strings, for a manifest."""
