@@ -106,19 +106,26 @@ class Demonstrations:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
-    def chunks(self, horizon: int) -> npt.NDArray[np.float32]:
-        """The actions from every row onwards (T, horizon, A).
+    def chunks(self, horizon: int, window: int = 1) -> npt.NDArray[np.float32]:
+        """The actions from `window - 1` rows before every row onwards (T, window - 1 + horizon, A).
 
         Past the end of an episode the robot should hold: zero motion, since actions are
         increments, and the last gripper width, which is absolute. Which components are absolute is
         read from their unit's field name: an action component named "gripper_width" keeps its last
-        value, all others become 0.
+        value, all others become 0. Before its start the first action stands.
         """
-        wanted, last = self._window(horizon)
-        chunk = self.action[np.minimum(wanted, last)]
+        first, wanted, last = self._window(horizon, window - 1)
+        chunk = self.action[np.clip(wanted, first, last)]
         motion = np.array([not name.startswith("gripper") for name in action_names(self.spec)])
         chunk[(wanted > last)[:, :, None] & motion] = 0.0
         return chunk
+
+    def history(self, window: int) -> npt.NDArray[np.int64]:
+        """Rows of the last `window` observations at every row (T, window), the newest last; before
+        an episode's start its first.
+        """
+        first, wanted, _ = self._window(1, window - 1)
+        return np.maximum(wanted, first)
 
     def undisturbed(self, horizon: int) -> npt.NDArray[np.bool_]:
         """Rows (T,) whose chunk is what the demonstrator would have done left alone.
@@ -126,14 +133,24 @@ class Demonstrations:
         A disturbance while a chunk lasts changes what was wanted later in it, by something that the
         observation at its start cannot tell.
         """
-        wanted, last = self._window(horizon - 1)
+        _, wanted, last = self._window(horizon - 1)
         answer: npt.NDArray[np.bool_] = ~(self.disturbed[np.minimum(wanted, last)]).any(axis=1)
         return answer
 
-    def _window(self, steps: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows of the next steps (T, steps), unbounded, and the last row of each episode (T, 1)."""
-        last = (self.starts + self.length - 1)[self.episode_index]
-        return np.arange(len(self.action))[:, None] + np.arange(steps), last[:, None]
+    @property
+    def last_row(self) -> npt.NDArray[np.int64]:
+        """Last row of the episode of every row (T,)."""
+        return (self.starts + self.length - 1)[self.episode_index]
+
+    def _window(
+        self, steps: int, before: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """First row of each episode (T, 1), rows of the steps from `before` ago (T, before +
+        steps), unbounded, and the episode's last row (T, 1).
+        """
+        first = self.starts[self.episode_index]
+        wanted = np.arange(len(self.action))[:, None] + np.arange(-before, steps)
+        return first[:, None], wanted, self.last_row[:, None]
 
 
 def action_names(spec: Spec) -> list[str]:

@@ -1,11 +1,12 @@
-"""Trains a score-based diffusion policy (BESO, Reuss et al. 2023), or its regression baseline, on
-demonstrations.
+"""Trains a score-based diffusion policy (BESO, Reuss et al. 2023), or one of its baselines, on
+demonstrations or play.
 
     python -m training.train_beso --data build/data/peg_med.npz --name peg_beso
 
 The whole data set lies in memory as two tensors; a step draws rows, corrupts their chunks at a
-random noise level each and regresses EDM's target. Everything lands in build/runs/<name>/:
-config.json, metrics.jsonl, curve.png, last.pt.
+random noise level each and regresses EDM's target. With --hindsight-steps the goal of a row is what
+was achieved some steps later in the same episode, whatever its maker was after. Everything lands in
+build/runs/<name>/: config.json, metrics.jsonl, curve.png, last.pt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import numpy as np
 import torch
 import tyro
 
-from policies.beso.diffusion import SamplerSettings, log_logistic_sigma
-from policies.beso.network import NetworkSettings, ScorePolicy
+from policies.beso.baselines import make_policy
+from policies.beso.diffusion import SamplerSettings
+from policies.beso.network import NetworkSettings
+from policies.beso.policy import ChunkPolicy, ScorePolicy
 from training.dataset import Demonstrations, concatenate, load
-from training.rollout import policy_actor, run_episodes, wilson_interval
+from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,29 @@ class Args:
     threads: int = 1
     """CPU threads of torch."""
 
-    # Network
-    method: Literal["mlp", "transformer", "bc"] = "mlp"
-    """Noise network: residual MLP, causal transformer; or the MLP trained by plain regression."""
+    # Method and network
+    method: Literal["beso", "bc", "gmm", "ddpm"] = "beso"
+    """Score-based diffusion; or a baseline: regression, mixture of Gaussians, DDPM."""
+    network: Literal["mlp", "transformer"] = "mlp"
+    """Residual MLP or causal transformer."""
     width: int = 384
     """Width of the network."""
     blocks: int = 3
     """Residual blocks or transformer layers."""
+    heads: int = 4
+    """Attention heads (transformer)."""
     horizon: int = 8
     """Actions per chunk."""
+    window: int = 1
+    """Observations in the input; --window 5 --horizon 1 is the paper's setting for block-push."""
+    order: Literal["paper", "prefix"] = "paper"
+    """Order of the transformer's tokens; "prefix" is computed faster, see NetworkSettings."""
+
+    # Goals
+    goal_states: int = 1
+    """Future states that make up a goal."""
+    hindsight_steps: int = 0
+    """Goals are what was achieved up to so many steps later (0: the goals of the file)."""
 
     # Diffusion
     sigma_min: float = 0.005
@@ -213,19 +230,26 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--data: got {len(data.length)} episodes, expected enough to hold out {held_out} seeds"
         )
-    observation = torch.from_numpy(data.observation)
-    chunks = torch.from_numpy(data.chunks(args.horizon))
+    chunks = torch.from_numpy(data.chunks(args.horizon, args.window))
     settings = NetworkSettings(
-        kind=args.method,
+        kind=args.network,
         input_size=data.spec.input_size,
         goal_size=data.spec.goal_size,
         action_size=data.spec.action_size,
         horizon=args.horizon,
         width=args.width,
         blocks=args.blocks,
+        heads=args.heads,
+        window=args.window,
+        goal_states=args.goal_states,
+        order=args.order,
     )
-    policy, averaged = ScorePolicy(settings), ScorePolicy(settings)
-    policy.normaliser.fit(observation[is_training], torch.from_numpy(data.action)[is_training])
+    inputs = Inputs(data, settings, args.hindsight_steps)
+    policy, averaged = make_policy(args.method, settings), make_policy(args.method, settings)
+    for model in (policy, averaged):
+        if isinstance(model, ScorePolicy):
+            model.density = (args.density_loc, args.density_scale, args.sigma_min, args.sigma_max)
+    policy.fit(inputs.observation[is_training], torch.from_numpy(data.action)[is_training])
     averaged.load_state_dict(policy.state_dict())
     averaged.requires_grad_(False).eval()
     averaged.sampler = args.sampler
@@ -251,25 +275,18 @@ def main(args: Args) -> None:
         optimiser.load_state_dict(saved["optimiser"])
         generator.set_state(saved["generator"])
         first, metrics = saved["step"], saved["metrics"]
-    observation = policy.normaliser.observation(observation)
+    train_rows = torch.nonzero(is_training).flatten()
     target = policy.normaliser.action(chunks)
-    train_observation, train_target = observation[is_training], target[is_training]
-    validation_observation, validation_target = observation[is_validation], target[is_validation]
 
     # The same rows, levels and noise at every validation, so that its curve is smooth.
     fixed = torch.Generator().manual_seed(args.seed + 1)
-    rows = torch.randperm(len(validation_target), generator=fixed)[:4096]
-    validation_observation, validation_target = (
-        validation_observation[rows],
-        validation_target[rows],
-    )
-    validation_raw = {
-        "observation": torch.from_numpy(data.observation)[is_validation][rows],
-        "chunk": chunks[is_validation][rows],
-    }
+    rows = torch.nonzero(is_validation).flatten()
+    rows = rows[torch.randperm(len(rows), generator=fixed)[:4096]]
+    validation_observation = inputs(rows, torch.rand(len(rows), generator=fixed))
+    validation_target, validation_chunk = target[rows], chunks[rows, args.window - 1 :]
     validation_noise = torch.randn(validation_target.shape, generator=fixed)
-    levels = (args.density_loc, args.density_scale, args.sigma_min, args.sigma_max)
-    validation_sigma = log_logistic_sigma(torch.rand(len(rows), generator=fixed), *levels)
+    validation_level = averaged.draw_level(torch.rand(len(rows), generator=fixed))
+    sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {
         "network": settings.to_dict(),
@@ -282,7 +299,7 @@ def main(args: Args) -> None:
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     parameters = sum(p.numel() for p in policy.parameters())
     print(
-        f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_target)} rows, "
+        f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_rows)} rows, "
         f"{held_out} seeds held out",
         flush=True,
     )
@@ -290,14 +307,15 @@ def main(args: Args) -> None:
     weights, shadow = list(policy.parameters()), list(averaged.parameters())
     running_loss, started = torch.zeros(()), time.monotonic()
     for step in range(first, args.steps):
-        rows = torch.randint(len(train_target), (args.batch_size,), generator=generator)
-        noise = torch.randn(args.batch_size, *train_target.shape[1:], generator=generator)
-        sigma = log_logistic_sigma(torch.rand(args.batch_size, generator=generator), *levels)
-        batch = train_observation[rows]
+        rows = train_rows[torch.randint(len(train_rows), (args.batch_size,), generator=generator)]
+        noise = torch.randn(args.batch_size, *target.shape[1:], generator=generator)
+        level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
+        ahead = torch.rand(args.batch_size, generator=generator)
+        batch = policy.normaliser.observation(inputs(rows, ahead))
         if args.goal_drop > 0.0:
             dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
             batch = policy.drop_goal(batch, dropped)
-        loss = policy.loss(batch, train_target[rows], sigma, noise).mean()
+        loss = policy.loss(batch, target[rows], level, noise).mean()
         optimiser.param_groups[0]["lr"] = learning_rate(args, step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -314,12 +332,11 @@ def main(args: Args) -> None:
             continue
         window = done % args.log_every or args.log_every
         with torch.no_grad():
+            normalised = averaged.normaliser.observation(validation_observation)
             validation_loss = averaged.loss(
-                validation_observation, validation_target, validation_sigma, validation_noise
+                normalised, validation_target, validation_level, validation_noise
             )
-            sampled = (
-                averaged(validation_raw["observation"], validation_noise) - validation_raw["chunk"]
-            )
+            sampled = averaged(validation_observation, sampling_noise) - validation_chunk
         record: dict[str, Any] = {
             "step": done,
             "loss": float(running_loss) / window,
@@ -348,27 +365,79 @@ def main(args: Args) -> None:
     print(f"{run}: {args.steps} steps, held-out loss {metrics[-1]['validation_loss']:.4f}")
 
 
+class Inputs:
+    """Raw network inputs of rows of the data: with their history, with goals in hindsight.
+
+    Args:
+        data: the demonstrations.
+        settings: window and goal states of the network.
+        hindsight_steps: how far ahead a goal may lie; 0 keeps the goals of the file.
+    """
+
+    def __init__(
+        self, data: Demonstrations, settings: NetworkSettings, hindsight_steps: int
+    ) -> None:
+        self.observation = torch.from_numpy(data.observation)
+        self.settings = settings
+        self.hindsight_steps = hindsight_steps
+        if hindsight_steps and not settings.goal_size:
+            raise ValueError(
+                f"--hindsight-steps: got {hindsight_steps} and data without goal fields, expected 0"
+            )
+        self._last = torch.from_numpy(data.last_row)
+        self._history = torch.from_numpy(data.history(settings.window))
+
+    def __call__(self, rows: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+        """Inputs (n, D), or (n, W, D) with a window above 1.
+
+        Args:
+            rows: (n,).
+            ahead: (n,) in [0, 1): where in the allowed stretch the goal lies.
+        """
+        settings = self.settings
+        batch = self.observation[self._history[rows]]
+        if self.hindsight_steps:
+            # At least one step ahead, and never beyond the episode.
+            reach = 1 + (ahead * self.hindsight_steps).long()
+            size = settings.goal_size // settings.goal_states
+            goals = []
+            for state in range(1, settings.goal_states + 1):
+                offset = -(-reach * state // settings.goal_states)
+                later = torch.minimum(rows + offset, self._last[rows])
+                goals.append(self.observation[later, -size:])
+            goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
+            batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
+        return batch[:, 0] if settings.window == 1 else batch
+
+
 def rollout(
-    args: Args, data: Demonstrations, policy: ScorePolicy
+    args: Args, data: Demonstrations, policy: ChunkPolicy
 ) -> tuple[float, tuple[float, float]]:
     """Success of the averaged weights in simulation, with its 95 % interval."""
-    from sim.tasks.peg_insert import PegInsertBatch  # only a run with rollouts needs the simulator
+    from sim import tasks  # only a run with rollouts needs the simulator
 
-    def infer(observation: Any, noise: Any) -> Any:
-        with torch.no_grad():
-            return policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
-
-    env = PegInsertBatch(
+    env = tasks.make(
+        data.task,
         args.rollout_episodes,
         args.rollout_level,
         data.generator["clearance_mm"],
         nthread=args.threads,
     )
-    shape = (args.horizon, data.spec.action_size)
+    actor = torch_actor(policy, args.execute_steps)
     seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
-    episodes = run_episodes(env, policy_actor(infer, shape, args.execute_steps), seeds)
-    successes = sum(e.success for e in episodes)
-    return successes / len(episodes), wilson_interval(successes, len(episodes))
+    successes = sum(e.success for e in run_episodes(env, actor, seeds))
+    return successes / len(seeds), wilson_interval(successes, len(seeds))
+
+
+def torch_actor(policy: ChunkPolicy, execute_steps: int) -> Actor:
+    """A policy that is not exported yet, with the timing of the nodes."""
+
+    def infer(observation: Any, noise: Any) -> Any:
+        with torch.no_grad():
+            return policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
+
+    settings = policy.settings
+    return policy_actor(infer, policy.noise_shape, settings.horizon, execute_steps, settings.window)
 
 
 if __name__ == "__main__":
