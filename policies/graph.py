@@ -36,10 +36,14 @@ def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
         text = " ".join(str(reason).split())
         problems.add("", f"a graph that onnxruntime refuses ({text})", "a valid ONNX model")
         return None
-    chunk = manifest.noise_shape
-    inputs = {"observation": (manifest.spec.input_size,), "noise": chunk}
+    chunk = (manifest.horizon, manifest.spec.action_size)
+    inputs = {"observation": manifest.observation_shape, "noise": manifest.noise_shape}
     _compare_tensors(problems, "inputs", session.get_inputs(), inputs)
     _compare_tensors(problems, "outputs", session.get_outputs(), {"actions": chunk})
+    defaulted = session.get_overridable_initializers()
+    if defaulted:
+        continuing = {"previous": chunk, "weight": chunk[:1]}
+        _compare_tensors(problems, "inputs with a default", defaulted, continuing)
     sampler = None if manifest.sampler is None else dict(manifest.sampler)
     baked = session.get_modelmeta().custom_metadata_map.get("sampler", "")
     try:

@@ -15,6 +15,7 @@ NAME = r"[a-z][a-z0-9_]*"
 COMMIT = r"[0-9a-f]{7,40}|unknown"
 
 SamplerValue = str | int | float
+PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Evaluation:
 
     Attributes:
         level: randomisation level: low, med or high.
-        clearance_mm: clearance a side.
+        clearance_mm: clearance a side; None for a task without one.
         episodes: episodes run.
         successes: episodes that succeeded.
         ci95: Wilson's 95 % interval of the success rate.
     """
 
     level: str
-    clearance_mm: float
+    clearance_mm: float | None
     episodes: int
     successes: int
     ci95: tuple[float, float]
@@ -58,6 +59,8 @@ class Manifest:
     hardware_hash: str
     horizon: int
     execute_steps: int
+    window: int
+    precision: str
     sampler: Mapping[str, SamplerValue] | None
     noise_shape: tuple[int, int]
     data_sha256: str
@@ -67,17 +70,25 @@ class Manifest:
     evaluated: tuple[Evaluation, ...]
     files: Mapping[str, str]
 
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """(D,), or (W, D) with a window above 1."""
+        size = self.spec.input_size
+        return (size,) if self.window == 1 else (self.window, size)
 
-def read_manifest(root: Node, files: tuple[str, ...]) -> Manifest:
+
+def read_manifest(root: Node, files: tuple[str, ...], optional: tuple[str, ...] = ()) -> Manifest:
     """Reads a manifest; what is wrong is recorded in the node's problems.
 
     Args:
         root: the root of ``manifest.json``.
-        files: the files it has to list, no more and no fewer.
+        files: the files it has to list.
+        optional: files it may list besides; any other is wrong.
     """
     spec = _read_spec(root)
-    horizon = root.whole("horizon", 1)
-    noise_shape = (horizon, spec.action_size)
+    horizon, window = root.whole("horizon", 1), root.whole("window", 1)
+    sampler = _read_sampler(root)
+    noise_shape = expected_noise_shape(sampler, horizon, window, spec.action_size)
     manifest = Manifest(
         name=root.text("name", NAME, "a lower-case name"),
         task=root.text("task", NAME, "a lower-case name"),
@@ -86,14 +97,16 @@ def read_manifest(root: Node, files: tuple[str, ...]) -> Manifest:
         hardware_hash=root.text("hardware_hash", SHA256, "a SHA-256 in hex"),
         horizon=horizon,
         execute_steps=root.whole("execute_steps", 1),
-        sampler=_read_sampler(root),
+        window=window,
+        precision=root.choice("precision", PRECISIONS),
+        sampler=sampler,
         noise_shape=noise_shape,
         data_sha256=root.text("data_sha256", SHA256, "a SHA-256 in hex"),
         seeds=_read_seeds(root),
         commit=root.text("commit", COMMIT, "a commit in hex or unknown"),
         commands=root.texts("commands"),
         evaluated=_read_evaluated(root),
-        files=_read_files(root, files),
+        files=_read_files(root, files, optional),
     )
     rate_hz = root.number("rate_hz", above=0)
     shape = root.wholes("noise_shape", 1)
@@ -104,8 +117,19 @@ def read_manifest(root: Node, files: tuple[str, ...]) -> Manifest:
         if rate_hz != spec.rate_hz:
             root.wrong("rate_hz", f"{spec.rate_hz:g}, the rate of the spec")
         if shape != noise_shape:
-            root.wrong("noise_shape", f"{list(noise_shape)}, horizon and action size")
+            root.wrong("noise_shape", f"{list(noise_shape)} by sampler, window and horizon")
     return manifest
+
+
+def expected_noise_shape(
+    sampler: Mapping[str, SamplerValue] | None, horizon: int, window: int, action_size: int
+) -> tuple[int, int]:
+    """Rows and columns of the noise of one chunk: an array of window - 1 + horizon actions for the
+    start, and with an ancestral sampler one for each step but the last.
+    """
+    ancestral = sampler is not None and sampler["name"] == "euler_ancestral"
+    draws = int(sampler["steps"]) if sampler is not None and ancestral else 1
+    return draws * (window - 1 + horizon), action_size
 
 
 def _read_spec(root: Node) -> Spec:
@@ -159,7 +183,9 @@ def _read_evaluated(root: Node) -> tuple[Evaluation, ...]:
         low, high = node.numbers("ci95", 2)
         evaluation = Evaluation(
             level=node.choice("level", ("low", "med", "high")),
-            clearance_mm=node.number("clearance_mm", above=0),
+            clearance_mm=None
+            if node.is_null("clearance_mm")
+            else node.number("clearance_mm", above=0),
             episodes=node.whole("episodes", 1),
             successes=node.whole("successes", 0),
             ci95=(low, high),
@@ -177,8 +203,9 @@ def _read_evaluated(root: Node) -> tuple[Evaluation, ...]:
     return tuple(evaluated)
 
 
-def _read_files(root: Node, files: tuple[str, ...]) -> Mapping[str, str]:
+def _read_files(root: Node, files: tuple[str, ...], optional: tuple[str, ...]) -> Mapping[str, str]:
     node = root.node("files")
-    hashes = {file: node.text(file, SHA256, "a SHA-256 in hex") for file in files}
+    listed = files + tuple(file for file in optional if node.has(file))
+    hashes = {file: node.text(file, SHA256, "a SHA-256 in hex") for file in listed}
     node.finish()
     return MappingProxyType(hashes)

@@ -41,37 +41,56 @@ class Policy:
         observation: npt.ArrayLike,
         noise: npt.ArrayLike | None = None,
         rng: np.random.Generator | None = None,
+        previous: npt.ArrayLike | None = None,
+        weight: npt.ArrayLike | None = None,
     ) -> Float32Array:
         """Answers a batch of observations.
 
         Args:
-            observation: (N, D), as ``Spec.flatten_observation`` gives it, in physical units.
-            noise: (N, H, A) unit normal; drawn from ``rng`` when absent. Its scale is in the graph.
+            observation: (N, D), as ``Spec.flatten_observation`` gives it, in physical units; (N, W,
+                D), the newest last, for a policy with a window W above 1.
+            noise: (N, *noise_shape) unit normal; drawn from ``rng`` when absent. Its scale is in
+                the graph.
             rng: needed when ``noise`` is absent.
+            previous: (N, H, A) actions of the chunk in execution, from the step of this observation
+                on; left out, the chunk is made afresh.
+            weight: (N, H) in 0..1, how far the answer is held to ``previous``.
 
         Returns:
             (N, H, A) float32 actions in physical units.
 
         Raises:
-            PolicyError: a shape is wrong, an input or output is not finite, or neither ``noise``
-                nor ``rng`` is given.
+            PolicyError: a shape is wrong, an input or output is not finite, neither ``noise`` nor
+                ``rng`` is given, or the bundle cannot continue a chunk.
         """
         inputs = np.asarray(observation, dtype=np.float32)
-        size = self.bundle.spec.input_size
-        if inputs.ndim != 2 or inputs.shape[1] != size:
-            raise PolicyError(f"observation: got shape {inputs.shape}, expected (N, {size})")
-        shape = (len(inputs), *self.bundle.noise_shape)
+        shape = self.bundle.manifest.observation_shape
+        if inputs.ndim != 1 + len(shape) or inputs.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise PolicyError(f"observation: got shape {inputs.shape}, expected (N, {expected})")
         if noise is None:
             if rng is None:
                 raise PolicyError("noise: got neither noise nor rng, expected one of them")
-            noise = rng.standard_normal(shape, dtype=np.float32)
-        noise = np.asarray(noise, dtype=np.float32)
-        if noise.shape != shape:
-            raise PolicyError(f"noise: got shape {noise.shape}, expected {shape}")
-        for name, array in (("observation", inputs), ("noise", noise)):
+            noise = rng.standard_normal((len(inputs), *self.bundle.noise_shape), dtype=np.float32)
+        chunk = (len(inputs), self.bundle.horizon, self.bundle.spec.action_size)
+        arrays = {"noise": (noise, (len(inputs), *self.bundle.noise_shape))}
+        if previous is not None or weight is not None:
+            if previous is None or weight is None:
+                raise PolicyError("previous, weight: got one of them, expected both or none")
+            if not self.bundle.continues:
+                raise PolicyError(
+                    f"previous: got actions, expected none; {self.bundle.name} cannot continue them"
+                )
+            arrays |= {"previous": (previous, chunk), "weight": (weight, chunk[:2])}
+        feed = {"observation": inputs}
+        for name, (given, wanted) in arrays.items():
+            feed[name] = np.asarray(given, dtype=np.float32)
+            if feed[name].shape != wanted:
+                raise PolicyError(f"{name}: got shape {feed[name].shape}, expected {wanted}")
+        for name, array in feed.items():
             if not np.isfinite(array).all():
                 raise PolicyError(f"{name}: got a value that is not finite, expected finite values")
-        actions = self.bundle.run(inputs, noise)
+        actions = self.bundle.run(**feed)
         if not np.isfinite(actions).all():
             raise PolicyError("actions: got a value that is not finite, expected finite values")
         return actions

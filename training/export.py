@@ -2,27 +2,36 @@
 manifest.
 
     python -m training.export --run build/runs/peg_beso --bundle peg_beso
+    python -m training.export --run policies/zoo/peg_beso --bundle build/bundles/try --steps 5
 
-The sampler's settings may be chosen anew here; they do not touch the weights. A new bundle has no
-evaluation yet: `python -m training.evaluate --record` adds what it measured.
+A bundle keeps its weights, so it can stand for the run that it came from. The sampler's settings may
+be chosen anew here; they do not touch the weights. A new bundle has no evaluation yet: `python -m
+training.evaluate --record` adds what it measured.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import onnxruntime
 import torch
 import tyro
 
+from policies.beso.baselines import DDPMPolicy, make_policy
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.export import export_onnx
-from policies.beso.network import NetworkSettings, ScorePolicy
-from policies.bundle import Check, bundle_folder, write_bundle
+from policies.beso.network import NetworkSettings
+from policies.beso.policy import ChunkPolicy, ScorePolicy
+from policies.beso.quantise import quantise
+from policies.bundle import CHECK, MANIFEST, WEIGHTS, Check, bundle_folder, write_bundle
 from policies.spec import Spec
 from training.dataset import commands, concatenate, load
 from training.evaluate import current_commit
@@ -33,15 +42,17 @@ class Args:
     """Turns a training run into a policy bundle."""
 
     run: Path
-    """Folder of the training run, with config.json and last.pt."""
+    """Folder of the training run, with config.json and last.pt; or of a bundle with weights."""
     bundle: str
     """Name of a bundle in the zoo, or a folder's path."""
     execute_steps: int | None = None
     """Actions of a chunk to execute before the next is due; the run's own when left out."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Precision of the graph's matrices. int8 is faster; measure its success."""
 
     # Sampler: the run's own where left out
     sampler: str | None = None
-    """ddim, euler, heun or dpmpp_2m."""
+    """ddim, euler, euler_ancestral, heun or dpmpp_2m."""
     schedule: str | None = None
     """exponential, linear or karras."""
     steps: int | None = None
@@ -59,8 +70,33 @@ class Args:
 CHECK_ROWS = 8
 
 
-def load_policy(run: Path) -> tuple[ScorePolicy, dict[str, object]]:
-    """The averaged weights of a run as a policy on the CPU, and the run's config.
+@dataclass(frozen=True)
+class Run:
+    """A trained policy and what a bundle says of where it came from.
+
+    Attributes:
+        policy: averaged weights, the run's own sampler.
+        origin: task, method, spec, hardware_hash, execute_steps, data_sha256, seeds and commands of
+            the manifest.
+        observation: (8, D) or (8, W, D) inputs like those of the training data, for the check.
+    """
+
+    policy: ChunkPolicy
+    origin: dict[str, Any]
+    observation: np.ndarray
+
+
+def load_run(folder: Path) -> Run:
+    """Reads a run's folder, or a bundle's that keeps its weights.
+
+    Raises:
+        ValueError: the folder holds neither, or the data are not those of the run.
+    """
+    return _load_bundle(folder) if (folder / MANIFEST).exists() else _load_run(folder)
+
+
+def load_policy(run: Path) -> tuple[ChunkPolicy, dict[str, Any]]:
+    """The averaged weights of a run's folder as a policy on the CPU, and the run's config.
 
     Raises:
         ValueError: the folder holds no finished checkpoint.
@@ -72,17 +108,81 @@ def load_policy(run: Path) -> tuple[ScorePolicy, dict[str, object]]:
         raise ValueError(
             f"{run}: got no readable run ({error}), expected config.json and last.pt"
         ) from error
-    policy = ScorePolicy(NetworkSettings(**config["network"]))
+    policy = make_policy(config["method"], NetworkSettings(**config["network"]))
     policy.load_state_dict(saved["averaged"])
     policy.sampler = SamplerSettings(**config["sampler"])
     config["trained_steps"] = saved["step"]
     return policy.eval(), config
 
 
+def _load_run(folder: Path) -> Run:
+    policy, config = load_policy(folder)
+    data = concatenate([load(Path(path)) for path in config["data"]])
+    if data.sha256 != config["data_sha256"]:
+        raise ValueError(
+            f"{config['data']}:sha256: got {data.sha256}, "
+            f"expected {config['data_sha256']} of the run"
+        )
+    rows = np.random.default_rng(0).choice(len(data.observation), CHECK_ROWS, replace=False)
+    seen = data.observation[data.history(policy.settings.window)[rows]]
+    origin = {
+        "task": str(config["task"]),
+        "method": policy.method,
+        "spec": Spec.from_dict(config["spec"]),
+        "hardware_hash": str(data.generator["hardware_hash"]),
+        "execute_steps": config["execute_steps"],
+        "data_sha256": data.sha256,
+        "seeds": {
+            "training": config["seed"],
+            "data_first": int(data.seed.min()),
+            "data_last": int(data.seed.max()),
+        },
+        "commands": [*commands(data), *config["commands"]],
+    }
+    return Run(policy, origin, seen[:, 0] if policy.settings.window == 1 else seen)
+
+
+def _load_bundle(folder: Path) -> Run:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        with np.load(folder / CHECK, allow_pickle=False) as check:
+            observation = check["observation"]
+        with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        settings = json.loads(str(arrays.pop("settings")))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{folder}: got no readable bundle with weights ({error}), "
+            f"expected {MANIFEST}, {CHECK} and {WEIGHTS}"
+        ) from error
+    policy = make_policy(manifest["method"], NetworkSettings(**settings))
+    policy.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    if manifest["sampler"] is not None:
+        policy.sampler = SamplerSettings(**manifest["sampler"])
+    kept = ("task", "method", "hardware_hash", "execute_steps", "data_sha256", "seeds", "commands")
+    origin = {key: manifest[key] for key in kept} | {"spec": Spec.from_dict(manifest["spec"])}
+    return Run(policy.eval(), origin, observation)
+
+
+def pack_weights(policy: ChunkPolicy) -> bytes:
+    """Weights, statistics and the network's settings as the content of a bundle's weights.npz."""
+    arrays = {name: value.numpy() for name, value in policy.state_dict().items()}
+    buffer = io.BytesIO()
+    settings = np.array(json.dumps(policy.settings.to_dict()))
+    np.savez_compressed(buffer, settings=settings, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 def main(args: Args) -> None:
     """Exports, checks and writes the bundle."""
     torch.set_num_threads(1)
-    policy, config = load_policy(args.run)
+    run = load_run(args.run)
+    policy = run.policy
+    if isinstance(policy, DDPMPolicy):
+        raise ValueError(
+            f"{args.run}:method: got ddpm, expected beso, bc or gmm; its 100 steps are measured in "
+            "torch, by training.sweep"
+        )
     chosen = {
         "name": args.sampler,
         "schedule": args.schedule,
@@ -93,55 +193,44 @@ def main(args: Args) -> None:
         "cfg_lambda": args.cfg_lambda,
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
-    policy.sampler = SamplerSettings(**(policy.sampler.to_dict() | chosen))
-    data = concatenate([load(Path(path)) for path in config["data"]])
-    if data.sha256 != config["data_sha256"]:
-        raise ValueError(
-            f"{config['data']}:sha256: got {data.sha256}, "
-            f"expected {config['data_sha256']} of the run"
-        )
+    policy.sampler = SamplerSettings(**(asdict(policy.sampler) | chosen))
 
-    rng = np.random.default_rng(0)
-    rows = rng.choice(len(data.observation), CHECK_ROWS, replace=False)
-    shape = (CHECK_ROWS, policy.settings.horizon, policy.settings.action_size)
-    observation, noise = data.observation[rows], rng.standard_normal(shape, dtype=np.float32)
-    with torch.no_grad():
-        actions = policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "policy.onnx"
         export_onnx(policy, graph)
         content = graph.read_bytes()
+    observation = run.observation
+    noise = np.random.default_rng(0).standard_normal(
+        (len(observation), *policy.noise_shape), dtype=np.float32
+    )
+    if args.precision == "int8":
+        content = quantise(content)
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        actions = session.run(["actions"], {"observation": observation, "noise": noise})[0]
+    else:
+        with torch.no_grad():
+            actions = policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
 
     target = bundle_folder(args.bundle)
+    command = "python -m training.export " + " ".join(sys.argv[1:])
     bundle = write_bundle(
         target,
         content,
         Check(observation, noise, actions),
         name=target.name,
-        task=str(config["task"]),
-        method="bc" if policy.is_regression else "beso",
-        spec=Spec.from_dict(config["spec"]),
-        hardware_hash=str(data.generator["hardware_hash"]),
         horizon=policy.settings.horizon,
-        execute_steps=args.execute_steps or config["execute_steps"],
-        sampler=None if policy.is_regression else policy.sampler.to_dict(),
-        data_sha256=data.sha256,
-        seeds={
-            "training": config["seed"],
-            "data_first": int(data.seed.min()),
-            "data_last": int(data.seed.max()),
-        },
+        window=policy.settings.window,
+        precision=args.precision,
+        sampler=policy.sampler.to_dict() if isinstance(policy, ScorePolicy) else None,
         commit=current_commit(),
-        commands=[
-            *commands(data),
-            *config["commands"],
-            "python -m training.export " + " ".join(sys.argv[1:]),
-        ],
+        weights=pack_weights(policy),
+        **run.origin
+        | {
+            "execute_steps": args.execute_steps or run.origin["execute_steps"],
+            "commands": [*run.origin["commands"], command],
+        },
     )
-    print(
-        f"{bundle.folder}: {len(content) / 1e6:.1f} MB, "
-        f"{config['trained_steps']} training steps, loads and checks"
-    )
+    print(f"{bundle.folder}: {len(content) / 1e6:.1f} MB, loads and checks")
 
 
 if __name__ == "__main__":
