@@ -27,9 +27,9 @@ from hardware_configs import load
 from policies.bundle import bundle_folder, load_bundle, record_evaluation
 from policies.manifest import Evaluation, Manifest
 from policies.runtime import Policy
-from sim.tasks.peg_insert import PegInsertBatch
+from sim import tasks
 from training.progress import Progress
-from training.rollout import expert_actor, policy_actor, run_episodes, wilson_interval
+from training.rollout import bundle_actor, expert_actor, run_episodes, wilson_interval
 
 ROOT = Path(__file__).parents[1]
 LATENCY_CALLS = 500
@@ -40,16 +40,16 @@ LEAST_RATE_KEPT = 0.95
 class Args:
     """Measures a policy's success on unseen seeds."""
 
-    task: Literal["peg_insert"] = "peg_insert"
-    """Task of the cell."""
+    task: Literal["peg_insert", "play_parts", "block_push"] = "peg_insert"
+    """Task of the cell, or the block-pushing benchmark."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
     """Measure the scripted expert, from noisy readings, instead of a bundle."""
     level: Literal["low", "med", "high"] = "med"
     """Level of randomisation."""
-    clearance_mm: float = 0.5
-    """Gap between peg and socket on each side, mm."""
+    clearance_mm: float | None = None
+    """Gap between peg and socket on each side, mm; the task's own when left out."""
     seed0: int = 0
     """First seed; episode i has seed seed0 + i. Demonstrations have seeds from 1,000,000."""
     episodes: int = 200
@@ -109,19 +109,18 @@ def warn_of_training_seeds(args: Args, manifest: Manifest) -> None:
 
 def evaluate_in_sim(args: Args) -> dict[str, Any]:
     """Runs the episodes in the batch simulation."""
-    config = load("panda")
-    env = PegInsertBatch(
+    env = tasks.make(
+        args.task,
         min(args.num_envs, args.episodes),
         args.level,
         args.clearance_mm,
         nthread=args.threads,
-        config=config,
     )
     latency: dict[str, float] | None = None
     if args.expert:
         actor = expert_actor()
     else:
-        bundle = load_bundle(args.bundle, hardware_hash=config.hash)
+        bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
         if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
             raise ValueError(
                 f"{bundle.name}: got a policy for task {bundle.manifest.task!r}, "
@@ -130,7 +129,7 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         warn_of_training_seeds(args, bundle.manifest)
         policy = Policy(bundle)
         latency = measure_latency_ms(policy)
-        actor = policy_actor(policy.infer, bundle.noise_shape, bundle.execute_steps)
+        actor = bundle_actor(policy)
 
     progress = Progress(args.episodes)
 
@@ -138,20 +137,14 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         progress.show(over, f"{won} successes")
 
     episodes = run_episodes(env, actor, range(args.seed0, args.seed0 + args.episodes), show)
-    depth_m = np.concatenate([d for e in episodes for d in e.penetration_m])
-    forces = np.array([e.peak_force_n for e in episodes])
     steps = np.array([e.steps for e in episodes if e.success])
     return {
         "successes": sum(e.success for e in episodes),
         "failed_seeds": [e.seed for e in episodes if not e.success],
-        "control_hz": config.rates.control_hz,
+        "control_hz": env.control_hz,
         "latency_ms": latency,
         "steps_median": float(np.median(steps)) if len(steps) else None,
-        "penetration_p95_mm": round(1e3 * float(np.percentile(depth_m, 95)), 4)
-        if len(depth_m)
-        else None,
-        "peak_force_p95_n": round(float(np.percentile(forces, 95)), 2),
-        "peak_force_max_n": round(float(forces.max()), 2),
+        **env.measures([e.trace for e in episodes]),
     }
 
 

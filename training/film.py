@@ -24,7 +24,7 @@ from sim import cell
 from sim.render import Camera
 from sim.robots.panda.dress import dress
 from sim.tasks import make
-from training.rollout import expert_actor, policy_actor, run_episodes
+from training.rollout import bundle_actor, expert_actor, run_episodes
 
 Picture = npt.NDArray[np.uint8]
 
@@ -67,7 +67,7 @@ def main(args: Args) -> None:
     actor = expert_actor()
     if not args.expert:
         bundle = load_bundle(args.bundle, hardware_hash=env.config.hash)
-        actor = policy_actor(Policy(bundle).infer, bundle.noise_shape, bundle.execute_steps)
+        actor = bundle_actor(Policy(bundle))
     states: list[npt.NDArray[np.float64]] = []
     step = env.step
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from policies.runtime import Policy
 from sim.experts.peg_insert import PegInsertExpert
-from sim.tasks.peg_insert import PegInsertBatch
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int_]
+# Any batch of simulations: see sim.tasks.
+Batch = Any
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,19 @@ class Actor:
     """Who acts, and with what timing.
 
     Attributes:
-        plan: from (environment, its newest observation (N, D), rows that need a chunk (n,), one
+        plan: from (environment, its newest observations (N, W, D), rows that need a chunk (n,), one
             random generator for each of those) to their chunks (n, H, A).
         execute_steps: K, actions of a chunk that are executed before the next chunk takes over.
         latency_steps: L, steps that pass between an observation and the first use of its chunk. The
             nodes infer while the robot moves, so there L = 1: the chunk observed at step k supplies
             its actions L .. K + L - 1 from step k + L on. An episode's first chunk is waited for.
+        window: W, observations that `plan` looks at, the newest last.
     """
 
-    plan: Callable[[PegInsertBatch, Floats, Rows, list[np.random.Generator]], Floats]
+    plan: Callable[[Batch, Floats, Rows, list[np.random.Generator]], Floats]
     execute_steps: int
     latency_steps: int
+    window: int = 1
 
 
 @dataclass
@@ -41,43 +46,59 @@ class Episode:
         seed: its seed.
         success: whether the task's own detector fired before the time ran out.
         steps: policy steps taken.
-        peak_force_n: largest contact force between part and base.
-        penetration_m: depth at every control tick at which part and base touched.
+        trace: what the task's `info` said of it, by name, one entry per step.
     """
 
     seed: int
     success: bool = False
     steps: int = 0
-    peak_force_n: float = 0.0
-    penetration_m: list[Floats] = field(default_factory=list)
+    trace: dict[str, list[Floats]] = field(default_factory=dict)
 
 
 def policy_actor(
-    infer: Callable[[Floats, Floats], Floats], noise_shape: tuple[int, int], execute_steps: int
+    infer: Callable[[Floats, Floats], Floats],
+    noise_shape: tuple[int, int],
+    horizon: int,
+    execute_steps: int,
+    window: int = 1,
 ) -> Actor:
     """A chunking policy with the timing of the nodes.
 
     Args:
-        infer: observation (n, D) and unit normal noise (n, H, A) to actions (n, H, A).
-        noise_shape: (H, A).
+        infer: observation (n, D), or (n, W, D) with a window above 1, and unit normal noise (n,
+            *noise_shape) to actions (n, H, A).
+        noise_shape: rows and columns of one chunk's noise.
+        horizon: H.
         execute_steps: actions of each chunk to execute.
+        window: W.
 
     Raises:
         ValueError: the horizon is too short for that.
     """
-    if execute_steps + 1 > noise_shape[0]:
+    # A window of one action at a time, as in the paper, leaves no time to infer while moving.
+    latency = 1 if horizon > 1 else 0
+    if execute_steps + latency > horizon:
         raise ValueError(
-            f"execute_steps: got {execute_steps}, expected less than the horizon {noise_shape[0]}"
+            f"execute_steps: got {execute_steps}, expected less than the horizon {horizon}"
         )
 
     def plan(
-        env: PegInsertBatch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
+        env: Batch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
     ) -> Floats:
         del env
         noise = np.stack([rng.standard_normal(noise_shape, dtype=np.float32) for rng in rngs])
-        return infer(observation[rows], noise)
+        seen = observation[rows] if window > 1 else observation[rows, -1]
+        return infer(seen, noise)
 
-    return Actor(plan, execute_steps, latency_steps=1)
+    return Actor(plan, execute_steps, latency, window)
+
+
+def bundle_actor(policy: Policy) -> Actor:
+    """A loaded bundle with the timing of the nodes."""
+    bundle = policy.bundle
+    return policy_actor(
+        policy.infer, bundle.noise_shape, bundle.horizon, bundle.execute_steps, bundle.window
+    )
 
 
 def expert_actor(noisy: bool = True) -> Actor:
@@ -85,7 +106,7 @@ def expert_actor(noisy: bool = True) -> Actor:
     expert = PegInsertExpert()
 
     def plan(
-        env: PegInsertBatch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
+        env: Batch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
     ) -> Floats:
         del observation, rngs
         return expert.act(env.signals(noisy=noisy))[rows, None]
@@ -119,13 +140,12 @@ class _Run:
         episode = self.episode
         episode.steps += 1
         episode.success = success
-        episode.peak_force_n = max(episode.peak_force_n, float(info["force_n"][i].max()))
-        depth = info["penetration_m"][i]
-        episode.penetration_m.append(depth[np.isfinite(depth)])
+        for name, values in info.items():
+            episode.trace.setdefault(name, []).append(np.array(values[i]))
 
 
 def run_episodes(
-    env: PegInsertBatch,
+    env: Batch,
     actor: Actor,
     seeds: Sequence[int],
     on_progress: Callable[[int, int], None] | None = None,
@@ -147,7 +167,7 @@ def run_episodes(
     episodes = [Episode(int(seed)) for seed in seeds]
     waiting = [_Run(episode, actor) for episode in episodes]
     running: dict[int, _Run] = {}
-    observation = np.zeros((env.num_envs, env.spec.input_size), dtype=np.float32)
+    history = np.zeros((env.num_envs, actor.window, env.spec.input_size), dtype=np.float32)
     actions = np.zeros((env.num_envs, env.spec.action_size))
     idle = list(range(env.num_envs))
     over = won = 0
@@ -158,15 +178,17 @@ def run_episodes(
             running |= {i: waiting.pop(0) for i in starting}
             first_seeds = np.array([running[i].episode.seed for i in starting])
             observation = env.reset(first_seeds, np.array(starting))
+            history[starting] = observation[starting, None]
         asking = [i for i, run in running.items() if run.needs_chunk]
         if asking:
             rngs = [running[i].rng for i in asking]
-            chunks = actor.plan(env, observation, np.array(asking), rngs)
+            chunks = actor.plan(env, history, np.array(asking), rngs)
             for i, chunk in zip(asking, chunks, strict=True):
                 running[i].add_chunk(chunk)
         for i, run in running.items():
             actions[i] = run.next_action()
         observation, success, done, info = env.step(actions)
+        history = np.concatenate([history[:, 1:], observation[:, None]], axis=1)
         for i, run in running.items():
             run.record(i, bool(success[i]), info)
         for i in [i for i in running if done[i]]:

@@ -52,14 +52,14 @@ def infer(observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def test_a_chunk_is_used_from_the_step_after_its_observation() -> None:
     env = CountingEnv(2)
-    run_episodes(env, policy_actor(infer, (HORIZON, 7), 3), [10])  # type: ignore[arg-type]
+    run_episodes(env, policy_actor(infer, (HORIZON, 7), HORIZON, 3), [10])  # type: ignore[arg-type]
     assert env.executed[10] == [0, 1, 2, 3, 301, 302, 303, 601, 602, 603]
 
 
 def test_an_actor_without_latency_uses_what_it_just_saw() -> None:
     env = CountingEnv(1)
     actor = Actor(
-        lambda env, observation, rows, rngs: infer(observation[rows], np.zeros((1, HORIZON, 7))),
+        lambda env, observation, rows, rngs: infer(observation[rows, -1], np.zeros((1, HORIZON, 7))),
         execute_steps=2,
         latency_steps=0,
     )
@@ -72,18 +72,18 @@ def test_episodes_come_back_in_order_whatever_the_batch(num_envs: int) -> None:
     env = CountingEnv(num_envs)
     seeds = [4, 9, 2, 7, 5, 3, 8, 5, 2, 2, 7, 6, 6, 3, 3, 3]
     calls: list[tuple[int, int]] = []
-    actor = policy_actor(infer, (HORIZON, 7), 2)
+    actor = policy_actor(infer, (HORIZON, 7), HORIZON, 2)
     episodes = run_episodes(env, actor, seeds, lambda *c: calls.append(c))  # type: ignore[arg-type]
     assert [e.seed for e in episodes] == [e.steps for e in episodes] == seeds
     assert [e.success for e in episodes] == [seed % 2 == 0 for seed in seeds]
-    assert [e.peak_force_n for e in episodes] == seeds
-    assert all(np.concatenate(e.penetration_m).tolist() == [1e-4] * e.steps for e in episodes)
+    assert [e.trace["force_n"][-1].max() for e in episodes] == seeds
+    assert all(len(e.trace["penetration_m"]) == e.steps for e in episodes)
     assert calls[-1] == (16, 7)
 
 
 def test_too_short_a_horizon_is_refused() -> None:
     with pytest.raises(ValueError, match="execute_steps: got 8, expected less than the horizon 8"):
-        policy_actor(infer, (HORIZON, 7), HORIZON)
+        policy_actor(infer, (HORIZON, 7), HORIZON, HORIZON)
 
 
 def test_wilson_interval() -> None:

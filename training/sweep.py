@@ -1,0 +1,245 @@
+"""Measures success against denoising steps, starting noise and guidance, over training seeds.
+
+    python -m training.sweep --task peg_insert --runs build/runs/peg_beso_0 build/runs/peg_beso_1
+    python -m training.sweep --runs policies/zoo/peg_beso --steps 3 50 --episodes 200
+
+A run is a folder of training.train_beso or a bundle that keeps its weights. Every combination of
+settings is rolled out in simulation with the timing of the nodes; runs of one method are one group.
+Regression has no steps and is measured once. A DDPM is sampled by DDIM, or with 100 steps by its
+own ancestral sampler.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import torch
+import tyro
+
+from policies.beso.baselines import DDPMPolicy
+from policies.beso.policy import ScorePolicy
+from sim import tasks
+from training.evaluate import current_commit
+from training.export import Run, load_run
+from training.progress import Progress
+from training.rollout import run_episodes, wilson_interval
+from training.train_beso import torch_actor
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measures success against denoising steps, starting noise and guidance."""
+
+    # What
+    runs: tuple[Path, ...]
+    """Training runs, or bundles with weights."""
+    task: str = "peg_insert"
+    """Task to measure on."""
+    level: Literal["low", "med", "high"] = "med"
+    """Level of randomisation."""
+    clearance_mm: float | None = None
+    """Gap of peg_insert, mm; the task's own when left out."""
+    seed0: int = 0
+    """First seed."""
+    episodes: int = 200
+    """Episodes of each measurement."""
+    execute_steps: int | None = None
+    """Actions of a chunk to execute; the run's own when left out."""
+
+    # Settings to go through: each with each
+    steps: tuple[int, ...] = (1, 2, 3, 5, 10, 50)
+    """Denoising steps."""
+    noise_scale: tuple[float, ...] = ()
+    """Scales of the starting noise; the run's own when left out."""
+    cfg_lambda: tuple[float, ...] = ()
+    """Strengths of guidance; the run's own when left out."""
+
+    # Output
+    report: Path | None = None
+    """JSON file to write, after every measurement."""
+    picture: Path | None = None
+    """PNG to draw: success against steps."""
+    num_envs: int = 50
+    """Simulations stepped together."""
+    threads: int = 1
+    """Physics threads."""
+
+
+def settings_of(args: Args, run: Run) -> list[dict[str, float]]:
+    """The combinations that make sense for a run's method."""
+    if isinstance(run.policy, DDPMPolicy):
+        return [{"steps": steps} for steps in args.steps if 100 % steps == 0]
+    if not isinstance(run.policy, ScorePolicy):
+        return [{}]
+    sampler = run.policy.sampler
+    noise = args.noise_scale or (sampler.noise_scale,)
+    strength = args.cfg_lambda or (sampler.cfg_lambda,)
+    return [
+        {"steps": steps, "noise_scale": scale, "cfg_lambda": guidance}
+        for steps, scale, guidance in itertools.product(args.steps, noise, strength)
+    ]
+
+
+def measure(args: Args, run: Run, settings: dict[str, float], title: str) -> dict[str, Any]:
+    """Rolls out one combination; successes and what the task measures besides."""
+    policy = run.policy
+    if isinstance(policy, DDPMPolicy):
+        policy.sampling_steps = int(settings["steps"])
+    elif settings:
+        policy.sampler = replace(policy.sampler, **settings)  # type: ignore[arg-type]
+    env = tasks.make(
+        args.task,
+        min(args.num_envs, args.episodes),
+        args.level,
+        args.clearance_mm,
+        nthread=args.threads,
+    )
+    if run.origin["spec"] != env.spec:
+        raise ValueError(
+            f"--runs: got a policy for {run.origin['task']}, expected {args.task} and its spec"
+        )
+    actor = torch_actor(policy, args.execute_steps or run.origin["execute_steps"])
+    seeds = range(args.seed0, args.seed0 + args.episodes)
+    progress = Progress(args.episodes)
+    episodes = run_episodes(
+        env, actor, seeds, lambda over, won: progress.show(over, f"{title}: {won} successes")
+    )
+    return {
+        "successes": sum(episode.success for episode in episodes),
+        "episodes": args.episodes,
+        **env.measures([episode.trace for episode in episodes]),
+    }
+
+
+def label(row: dict[str, Any]) -> str:
+    """The group of a measurement: its method and settings but the steps."""
+    parts = [row["method"]]
+    for key, symbol in (("noise_scale", "noise"), ("cfg_lambda", "lambda")):
+        if key in row:
+            parts.append(f"{symbol} {row[key]:g}")
+    return ", ".join(parts)
+
+
+def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per group and steps: pooled success, its interval, and the span of the runs."""
+    groups: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((label(row), row.get("steps")), []).append(row)
+    lines = []
+    for (name, steps), members in groups.items():
+        successes = sum(row["successes"] for row in members)
+        episodes = sum(row["episodes"] for row in members)
+        rates = [row["successes"] / row["episodes"] for row in members]
+        low, high = wilson_interval(successes, episodes)
+        lines.append(
+            {
+                "group": name,
+                "steps": steps,
+                "runs": len(members),
+                "success_rate": successes / episodes,
+                "ci95": [round(low, 4), round(high, 4)],
+                "lowest_run": min(rates),
+                "highest_run": max(rates),
+            }
+        )
+    return lines
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The groups as a table in Markdown: a row per group, a column per number of steps."""
+    columns = sorted({line["steps"] or 0 for line in lines})
+    heads = [f"{steps} steps" if steps else "no steps" for steps in columns]
+    text = "| method | " + " | ".join(heads) + " |\n" + "|---" * (len(columns) + 1) + "|\n"
+    for name in dict.fromkeys(line["group"] for line in lines):
+        cells = {line["steps"] or 0: line for line in lines if line["group"] == name}
+        text += f"| {name} |"
+        for steps in columns:
+            line = cells.get(steps)
+            low, high = line["ci95"] if line else (0, 0)
+            rate = f" {line['success_rate']:.1%} ({low:.1%} to {high:.1%})" if line else ""
+            text += f"{rate} |"
+        text += "\n"
+    return text
+
+
+def draw(lines: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Success against steps, one curve per group; a line across for what has no steps."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt  # after the backend is chosen
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for i, name in enumerate(dict.fromkeys(line["group"] for line in lines)):
+        members = [line for line in lines if line["group"] == name]
+        rates = [line["success_rate"] for line in members]
+        colour = f"C{i}"
+        if members[0]["steps"] is None:
+            axes.axhline(rates[0], color=colour, linestyle="--", label=name)
+            axes.axhspan(*members[0]["ci95"], color=colour, alpha=0.1)
+            continue
+        errors = [
+            [rate - line["ci95"][0] for rate, line in zip(rates, members, strict=True)],
+            [line["ci95"][1] - rate for rate, line in zip(rates, members, strict=True)],
+        ]
+        steps = [line["steps"] for line in members]
+        axes.errorbar(steps, rates, errors, color=colour, marker="o", capsize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 3, 5, 10, 50, 100], labels=["1", "2", "3", "5", "10", "50", "100"])
+    axes.minorticks_off()
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("denoising steps")
+    axes.set_ylabel("success")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(args: Args) -> None:
+    """Measures every run at every setting."""
+    if args.episodes < 1 or args.num_envs < 1:
+        raise ValueError(
+            f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1"
+        )
+    if args.seed0 < 0:
+        raise ValueError(f"--seed0: got {args.seed0}, expected at least 0")
+    torch.set_num_threads(1)
+    started, rows = time.monotonic(), []
+    for folder in args.runs:
+        run = load_run(folder)
+        for settings in settings_of(args, run):
+            named = {"run": folder.name, "method": run.policy.method, **settings}
+            title = f"{folder.name} " + " ".join(f"{k} {v:g}" for k, v in settings.items())
+            rows.append({**named, **measure(args, run, settings, title)})
+            result = {
+                **json.loads(json.dumps(asdict(args), default=str)),
+                "commit": current_commit(),
+                "seconds": round(time.monotonic() - started, 1),
+                "measurements": rows,
+                "groups": grouped(rows),
+            }
+            if args.report:
+                args.report.parent.mkdir(parents=True, exist_ok=True)
+                args.report.write_text(json.dumps(result, indent=2) + "\n")
+    lines = grouped(rows)
+    if args.picture:
+        draw(
+            lines, f"{args.task}, level {args.level}, {args.episodes} episodes a run", args.picture
+        )
+    print(table(lines), end="")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
