@@ -12,28 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.control import so3
 from policies.features import Signals, grasp_point, yaw_between
 from sim import cell
+from sim.experts import motion
 
 Array = NDArray[np.float64]
 
 APPROACH_WIDTH_M = 0.07
 RELEASE_WIDTH_M = 0.04
-CLOSED_WIDTH_M = 0.0
 
 
 @dataclass(frozen=True)
-class Gains:
+class Gains(motion.Speeds):
     """Speeds per policy step and tolerances of the expert."""
 
-    gain: float = 0.6
-    step_m: float = 0.035
     step_down_m: float = 0.03
     step_in_hole_m: float = 0.012
     step_at_rim_m: float = 0.004
-    step_change_m: float = 0.02
-    step_rad: float = 0.12
     grasp_tolerance_m: float = 0.003
     grasp_tolerance_rad: float = 0.03
     fit_tolerance_m: float = 0.0004
@@ -70,13 +65,13 @@ class PegInsertExpert:
         clear = leave & (s.gripper_width > RELEASE_WIDTH_M - 0.004)
         goal = np.where(clear[:, None], s.target_position + [0.0, 0.0, 0.03], goal)
         yaw = np.where(still, 0.0, yaw)
-        width = np.where(held | closing, CLOSED_WIDTH_M, fetch_width)
+        width = np.where(held | closing, motion.CLOSED_WIDTH_M, fetch_width)
         width = np.where(done | leave, RELEASE_WIDTH_M, width)
 
         over = held & (off_axis < 0.003)
         down = np.where(over & (height < cell.HOLE_DEPTH_M + 0.008), g.step_at_rim_m, g.step_down_m)
         down = np.where(over & (height < cell.HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
-        return self._action(s, goal, yaw, width, down)
+        return motion.action(s, goal, yaw, width, down, g)
 
     def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, Array]:
         """Goal, turn and opening of the fingers to grasp the part."""
@@ -85,7 +80,7 @@ class PegInsertExpert:
         yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
         above = np.clip(3.0 * (off_axis - 0.004), 0.0, 0.06)
         above = np.maximum(above, np.clip(0.15 * (np.abs(yaw) - 0.05), 0.0, 0.04))
-        goal = self._funnel(s, to_grasp, above, -to_grasp[:, 2])
+        goal = motion.funnel(s.tool_position, to_grasp, above, -to_grasp[:, 2])
         misfit = np.max(
             [
                 off_axis / g.grasp_tolerance_m,
@@ -95,10 +90,7 @@ class PegInsertExpert:
             ],
             axis=0,
         )
-        # The fingers close as the tool comes to rest, not at a threshold: an imitator that is
-        # unsure of the side it is on would hesitate there.
-        closed = np.clip(2.0 - misfit, 0.0, 1.0)
-        return goal, yaw, APPROACH_WIDTH_M + (CLOSED_WIDTH_M - APPROACH_WIDTH_M) * closed
+        return goal, yaw, motion.closing_width(misfit, APPROACH_WIDTH_M)
 
     def _carry(
         self, s: Signals, to_socket: Array, height: Array, off_axis: Array
@@ -114,31 +106,4 @@ class PegInsertExpert:
         misfit = np.maximum(off_axis / g.fit_tolerance_m, np.abs(yaw) / g.fit_tolerance_rad)
         above = above - 0.009 * np.clip(1.5 - misfit, 0.0, 1.0)
         above = np.where(inside, -0.001, above)
-        return self._funnel(s, to_socket, above, height), yaw
-
-    @staticmethod
-    def _funnel(s: Signals, vector: Array, above: Array, height: Array) -> Array:
-        """Tool goal that closes `vector` sideways and comes to `above`, rising before it moves."""
-        too_low = np.clip((above - height) / 0.03, 0.0, 1.0)
-        goal = s.tool_position + vector * (1.0 - too_low)[:, None]
-        goal[:, 2] = s.tool_position[:, 2] + above - height
-        return goal
-
-    def _action(self, s: Signals, goal: Array, yaw: Array, width: Array, down_m: Array) -> Array:
-        g = self.gains
-        move = g.gain * (goal - s.target_position)
-        sideways = np.linalg.norm(move[:, :2], axis=-1, keepdims=True)
-        move[:, :2] *= np.minimum(1.0, g.step_m / np.maximum(sideways, 1e-9))
-        move[:, 2] = np.clip(move[:, 2], -down_m, g.step_m)
-        # Start and stop gently: in steady motion the target leads the tool by 1.5 policy steps.
-        moving = (s.target_position - s.tool_position) / 1.5
-        change = move - moving
-        size = np.linalg.norm(change, axis=-1, keepdims=True)
-        move = moving + change * np.minimum(1.0, g.step_change_m / np.maximum(size, 1e-9))
-        tool_yaw = np.arctan2(s.tool_rotation[:, 1, 0], s.tool_rotation[:, 0, 0])
-        desired = so3.about_z(tool_yaw + yaw) @ np.diag([1.0, -1.0, -1.0])
-        turn = g.gain * so3.log(s.target_rotation.swapaxes(-1, -2) @ desired)
-        angle = np.linalg.norm(turn, axis=-1, keepdims=True)
-        turn *= np.minimum(1.0, g.step_rad / np.maximum(angle, 1e-9))
-        forward = np.einsum("bji,bj->bi", s.target_rotation, move)
-        return np.concatenate([forward, turn, width[:, None]], axis=1)
+        return motion.funnel(s.tool_position, to_socket, above, height), yaw

@@ -1,34 +1,34 @@
 """Task peg_insert: pick the named peg from the table and leave it standing in the named socket.
 
-A batch of cells stepped together on MuJoCo's thread pool. One step is one policy step: ten control
-ticks through the one controller, each of five physics steps. The other peg is either still on the
-table or already in its socket, as it happens while a product is assembled.
+The other peg is either still on the table or already in its socket, as it happens while a product
+is assembled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mujoco
 import numpy as np
-from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from hardware_configs import HardwareConfig, load
-from policies.control import Controller, so3
-from policies.features import INSERTION_SPEC, Signals, observe, read_signals
+from policies.features import INSERTION_SPEC, Signals, observe
 from sim import cell, layout, scene
-from sim.robots import panda
+from sim.tasks.cell_batch import START_WIDTH_M, CellBatch, Info, Observation
+
+__all__ = ["MAX_STEPS", "START_WIDTH_M", "PegInsertBatch"]
 
 Array = NDArray[np.float64]
-Observation = NDArray[np.float32]
 
 MAX_STEPS = 100
-START_WIDTH_M = 0.08
 
 
-class PegInsertBatch:
+class PegInsertBatch(CellBatch):
     """N cells with the task peg_insert.
+
+    The info of a step has, per simulation and control tick, `penetration_m` (N, ticks; NaN where
+    part and base do not touch) and `force_n` (N, ticks) between part and base.
 
     Args:
         num_envs: N.
@@ -36,10 +36,6 @@ class PegInsertBatch:
         clearance_mm: gap a side between peg and hole.
         nthread: physics threads, 0 for one a core.
         config: the robot; the Panda when left out.
-
-    Attributes:
-        spec: fields of observation, goal and action.
-        max_steps: an episode without success ends after so many policy steps.
     """
 
     spec = INSERTION_SPEC
@@ -53,55 +49,35 @@ class PegInsertBatch:
         nthread: int = 0,
         config: HardwareConfig | None = None,
     ) -> None:
-        self.num_envs = num_envs
-        self.level = layout.level_of(level)
-        self.config = config or load("panda")
-        self.model = cell.build(self.config, clearance_mm * 1e-3)
-        self.scene = scene.Scene(self.model, self.config)
-        self.controller = Controller(self.config, self.spec.rate_hz, num_envs)
-        self._substeps = round(1.0 / (self.config.rates.control_hz * self.model.opt.timestep))
-        self.batch = Batch(self.model, num_envs, nthread)
-        self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        self._ctrl = self.batch.bind("ctrl")
-        self._mocap_pos, self._mocap_quat = (
-            self.batch.bind("mocap_pos"),
-            self.batch.bind("mocap_quat"),
-        )
-        self._sensors = self.batch.bind("sensordata")
-        self._rngs = [np.random.default_rng(0)] * num_envs
+        config = config or load("panda")
+        model = cell.build(config, clearance_mm * 1e-3)
+        super().__init__(num_envs, model, layout.level_of(level), nthread, config)
         self.part = np.full(num_envs, "square_peg", dtype=object)
         self.socket = np.full(num_envs, "socket_a", dtype=object)
         self.symmetry = np.zeros(num_envs, dtype=int)
-        self.steps = np.zeros(num_envs, dtype=int)
-        self._reading: tuple[scene.Pose, scene.Pose] | None = None
+        self._penetration, self._force = np.empty((num_envs, 0)), np.empty((num_envs, 0))
 
-    def reset(self, seeds: NDArray[np.int_], ids: NDArray[np.int_] | None = None) -> Observation:
-        """Starts an episode in each simulation of `ids` (all when None), one seed each.
+    @staticmethod
+    def measures(
+        traces: Sequence[Mapping[str, Sequence[NDArray[Any]]]],
+    ) -> dict[str, float | None]:
+        """How hard part and base pressed and how deep they overlapped, over whole episodes.
 
-        Returns:
-            The observation (N, D) of all simulations.
+        Args:
+            traces: the info of each episode, one entry per step.
         """
-        ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
-        seeds = np.asarray(seeds)
-        if seeds.shape != ids.shape:
-            raise ValueError(f"seeds: got shape {seeds.shape}, expected {ids.shape}")
-        self.batch.reset(ids, stage=0)
-        for i, seed in zip(ids, seeds, strict=True):
-            self._begin(int(i), int(seed))
-        self._ctrl[ids[:, None], self.scene.arm_ctrl] = self._qpos[
-            ids[:, None], self.scene.arm_qpos
-        ]
-        self._ctrl[ids, self.scene.gripper_ctrl] = START_WIDTH_M
-        self.batch.forward(ids)
-        self.controller.reset(
-            self._qpos[ids[:, None], self.scene.arm_qpos], np.full(len(ids), START_WIDTH_M), ids
-        )
-        self.steps[ids] = 0
-        self._read(ids)
-        return self.observe()
+        depth_m = np.concatenate([row for trace in traces for row in trace["penetration_m"]])
+        depth_m = depth_m[np.isfinite(depth_m)]
+        forces = np.array([np.max(trace["force_n"]) for trace in traces])
+        return {
+            "penetration_p95_mm": round(1e3 * float(np.percentile(depth_m, 95)), 4)
+            if len(depth_m)
+            else None,
+            "peak_force_p95_n": round(float(np.percentile(forces, 95)), 2),
+            "peak_force_max_n": round(float(forces.max()), 2),
+        }
 
-    def _begin(self, i: int, seed: int) -> None:
-        rng = self._rngs[i] = np.random.default_rng(seed)
+    def _begin(self, i: int, rng: np.random.Generator) -> None:
         part = str(rng.choice(list(cell.PARTS)))
         kind = cell.PARTS[part]
         socket = str(rng.choice([s for s, (k, _) in cell.SOCKETS.items() if k == kind]))
@@ -112,47 +88,25 @@ class PegInsertBatch:
         self.symmetry[i] = cell.symmetry(part)
         drawn = layout.sample(self.level, rng, seated)
         self.scene.lay_out(drawn, self._qpos[i], self._mocap_pos[i], self._mocap_quat[i])
-        start = np.array(self.config.home_rad)
-        start = start + rng.normal(scale=self.level.start_rad, size=start.size)
-        self._qpos[i, self.scene.arm_qpos] = start
-        self.scene.set_gripper_width(START_WIDTH_M, self._qpos[i])
 
-    def step(
-        self, actions: NDArray[np.floating[Any]]
-    ) -> tuple[Observation, NDArray[np.bool_], NDArray[np.bool_], dict[str, Array]]:
-        """One policy step in every simulation.
+    def _start_step(self) -> None:
+        ticks = self.controller.ticks_per_step
+        self._penetration = np.full((self.num_envs, ticks), np.nan)
+        self._force = np.zeros((self.num_envs, ticks))
+        self._distance_at = np.array([self.scene.distance[p] for p in self.part])
+        force_at = np.array([self.scene.force[p] for p in self.part])
+        self._force_at = force_at[:, None] + np.arange(3)
 
-        Args:
-            actions: (N, 7), see policies.control.Controller.begin_step.
-
-        Returns:
-            Observation (N, D) float32, success (N,), done (N,), and info with, per simulation and
-            control tick, `penetration_m` (N, ticks; NaN where part and base do not touch) and
-            `force_n` (N, ticks) between part and base.
-        """
-        controller, scn = self.controller, self.scene
-        controller.begin_step(np.asarray(actions, dtype=float))
-        ticks = controller.ticks_per_step
-        penetration = np.full((self.num_envs, ticks), np.nan)
-        force = np.zeros((self.num_envs, ticks))
+    def _after_tick(self, tick: int) -> None:
         rows = np.arange(self.num_envs)
-        distance_at = np.array([scn.distance[p] for p in self.part])
-        force_at = np.array([scn.force[p] for p in self.part])[:, None] + np.arange(3)
-        for tick in range(ticks):
-            command = controller.tick(self._qpos[:, scn.arm_qpos])
-            self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
-            self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
-            self.batch.step(nstep=self._substeps)
-            force[:, tick] = np.linalg.norm(self._sensors[rows[:, None], force_at], axis=-1)
-            touching = force[:, tick] > 0.0
-            distance = self._sensors[rows, distance_at]
-            penetration[touching, tick] = np.maximum(-distance[touching], 0.0)
-        self.steps += 1
-        self._read(rows)
-        success = self.success()
-        done = success | (self.steps >= self.max_steps)
-        info = {"penetration_m": penetration, "force_n": force}
-        return self.observe(), success, done, info
+        force = np.linalg.norm(self._sensors[rows[:, None], self._force_at], axis=-1)
+        touching = force > 0.0
+        distance = self._sensors[rows, self._distance_at]
+        self._force[:, tick] = force
+        self._penetration[touching, tick] = np.maximum(-distance[touching], 0.0)
+
+    def _info(self) -> Info:
+        return {"penetration_m": self._penetration, "force_n": self._force}
 
     def success(self) -> NDArray[np.bool_]:
         """Whether the part stands in its socket and the fingers have let go, from true poses."""
@@ -165,6 +119,10 @@ class PegInsertBatch:
             self.socket, self.scene.socket_pose, self._mocap_pos, self._mocap_quat
         )
 
+    def true_readings(self) -> list[scene.Pose]:
+        """The part's and the socket's true pose."""
+        return list(self.true_poses())
+
     def _gather(self, names: NDArray[np.object_], read: Any, *arrays: Array) -> scene.Pose:
         position, rotation = np.empty((self.num_envs, 3)), np.empty((self.num_envs, 3, 3))
         for name in set(names):
@@ -172,40 +130,10 @@ class PegInsertBatch:
             position[rows], rotation[rows] = read(name, *(a[rows] for a in arrays))
         return position, rotation
 
-    def _read(self, ids: NDArray[np.int_]) -> None:
-        """Takes one noisy reading of part and socket, from each simulation's own random stream."""
-        poses = self.true_poses()
-        noise = np.zeros((self.num_envs, 2, 6))
-        for i in ids:
-            noise[i] = self._rngs[i].normal(size=(2, 6))
-        noisy = []
-        for k, (position, rotation) in enumerate(poses):
-            turn = so3.exp(self.level.noise_rad * noise[:, k, 3:])
-            noisy.append((position + self.level.noise_m * noise[:, k, :3], turn @ rotation))
-        if self._reading is not None and len(ids) < self.num_envs:
-            keep = np.setdiff1d(np.arange(self.num_envs), ids)
-            for new, old in zip(noisy, self._reading, strict=True):
-                new[0][keep], new[1][keep] = old[0][keep], old[1][keep]
-        self._reading = (noisy[0], noisy[1])
-
     def signals(self, noisy: bool = True) -> Signals:
         """Readings of every simulation; without noise where a test or an expert may know more."""
-        part, socket = self._reading if noisy and self._reading else self.true_poses()
-        return read_signals(
-            self.controller,
-            self._qpos[:, self.scene.arm_qpos],
-            self._qvel[:, self.scene.arm_qvel],
-            self.scene.gripper_width(self._qpos),
-            part,
-            socket,
-            self.symmetry,
-        )
-
-    def snapshot(self, i: int) -> mujoco.MjData:
-        """Simulation `i` with everything computed that a picture or a measurement needs."""
-        data = self.batch.get_data(i)
-        mujoco.mj_forward(self.model, data)
-        return data
+        part, socket = self.readings(noisy)
+        return self._signals(part, socket, self.symmetry)
 
     def observe(self) -> Observation:
         """The flat observation (N, D) of the newest reading."""

@@ -1,0 +1,198 @@
+"""What the tasks of the assembly cell share: N cells stepped together on MuJoCo's thread pool.
+
+One step is one policy step: ten control ticks through the one controller, each of five physics
+steps. All randomness of an episode, its readings' noise included, comes from its seed alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from hardware_configs import HardwareConfig
+from policies.control import Controller, so3
+from policies.features import Signals, read_signals
+from policies.spec import Spec
+from sim import layout, scene
+from sim.robots import panda
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int_]
+Observation = NDArray[np.float32]
+Info = dict[str, NDArray[Any]]
+
+START_WIDTH_M = 0.08
+
+
+class CellBatch:
+    """N cells; a task says what lies in them, what is read, and what counts as success.
+
+    A task defines `spec` and `max_steps` and the methods `_begin`, `true_readings`, `observe` and
+    `success`; it may add to `_start_step`, `_after_tick` and `_info`.
+
+    Args:
+        num_envs: N.
+        model: the cell as the task wants it.
+        level: how much varies and how noisy readings are.
+        nthread: physics threads, 0 for one a core.
+        config: the robot.
+
+    Attributes:
+        spec: fields of observation, goal and action.
+        max_steps: an episode without success ends after so many policy steps.
+        hardware_hash: hash of the robot's config.
+    """
+
+    spec: Spec
+    max_steps: int
+
+    def __init__(
+        self,
+        num_envs: int,
+        model: mujoco.MjModel,
+        level: layout.Level,
+        nthread: int,
+        config: HardwareConfig,
+    ) -> None:
+        self.num_envs = num_envs
+        self.model = model
+        self.level = level
+        self.config = config
+        self.hardware_hash = config.hash
+        self.scene = scene.Scene(model, config)
+        self.controller = Controller(config, self.spec.rate_hz, num_envs)
+        self._substeps = round(1.0 / (config.rates.control_hz * model.opt.timestep))
+        self.batch = Batch(model, num_envs, nthread)
+        self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
+        self._ctrl = self.batch.bind("ctrl")
+        self._mocap_pos, self._mocap_quat = (
+            self.batch.bind("mocap_pos"),
+            self.batch.bind("mocap_quat"),
+        )
+        self._sensors = self.batch.bind("sensordata")
+        self._rngs = [np.random.default_rng(0)] * num_envs
+        self.steps = np.zeros(num_envs, dtype=int)
+        self._readings: list[scene.Pose] = []
+
+    def reset(self, seeds: Rows, ids: Rows | None = None) -> Observation:
+        """Starts an episode in each simulation of `ids` (all when None), one seed each.
+
+        Returns:
+            The observation (N, D) of all simulations.
+        """
+        ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
+        seeds = np.asarray(seeds)
+        if seeds.shape != ids.shape:
+            raise ValueError(f"seeds: got shape {seeds.shape}, expected {ids.shape}")
+        self.batch.reset(ids, stage=0)
+        for i, seed in zip(ids, seeds, strict=True):
+            rng = self._rngs[i] = np.random.default_rng(int(seed))
+            self._begin(int(i), rng)
+            start = np.array(self.config.home_rad)
+            start = start + rng.normal(scale=self.level.start_rad, size=start.size)
+            self._qpos[i, self.scene.arm_qpos] = start
+            self.scene.set_gripper_width(START_WIDTH_M, self._qpos[i])
+        arm = self._qpos[ids[:, None], self.scene.arm_qpos]
+        self._ctrl[ids[:, None], self.scene.arm_ctrl] = arm
+        self._ctrl[ids, self.scene.gripper_ctrl] = START_WIDTH_M
+        self.batch.forward(ids)
+        self.controller.reset(arm, np.full(len(ids), START_WIDTH_M), ids)
+        self.steps[ids] = 0
+        self._read(ids)
+        return self.observe()
+
+    def step(
+        self, actions: NDArray[np.floating[Any]]
+    ) -> tuple[Observation, NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """One policy step in every simulation.
+
+        Args:
+            actions: (N, 7), see policies.control.Controller.begin_step.
+
+        Returns:
+            Observation (N, D) float32, success (N,), done (N,), and info of the task, each array
+            with a leading axis N.
+        """
+        controller, scn = self.controller, self.scene
+        controller.begin_step(np.asarray(actions, dtype=float))
+        self._start_step()
+        for tick in range(controller.ticks_per_step):
+            command = controller.tick(self._qpos[:, scn.arm_qpos])
+            self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
+            self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
+            self.batch.step(nstep=self._substeps)
+            self._after_tick(tick)
+        self.steps += 1
+        self._read(np.arange(self.num_envs))
+        success = self.success()
+        done = success | (self.steps >= self.max_steps)
+        info = self._info()
+        return self.observe(), success, done, info
+
+    def snapshot(self, i: int) -> mujoco.MjData:
+        """Simulation `i` with everything computed that a picture or a measurement needs."""
+        data = self.batch.get_data(i)
+        mujoco.mj_forward(self.model, data)
+        return data
+
+    def observe(self) -> Observation:
+        """The flat input (N, D) of the newest reading."""
+        raise NotImplementedError
+
+    def success(self) -> NDArray[np.bool_]:
+        """Whether each simulation (N,) has reached its aim, from true poses."""
+        raise NotImplementedError
+
+    def true_readings(self) -> list[scene.Pose]:
+        """True poses, (N, 3) and (N, 3, 3) each, of what the task reads, in a fixed order."""
+        raise NotImplementedError
+
+    def readings(self, noisy: bool = True) -> list[scene.Pose]:
+        """The newest readings; without noise where a test or an expert may know more."""
+        return self._readings if noisy and self._readings else self.true_readings()
+
+    def _begin(self, i: int, rng: np.random.Generator) -> None:
+        """Lays out simulation `i` and draws what its episode asks for."""
+        raise NotImplementedError
+
+    def _start_step(self) -> None:
+        """Called when a policy step begins."""
+
+    def _after_tick(self, tick: int) -> None:
+        """Called after each control tick of a policy step."""
+
+    def _info(self) -> Info:
+        """What the step's info holds, after readings and success are known."""
+        return {}
+
+    def _read(self, ids: Rows) -> None:
+        """Takes one noisy reading of each pose, from each simulation's own random stream."""
+        poses = self.true_readings()
+        noise = np.zeros((self.num_envs, len(poses), 6))
+        for i in ids:
+            noise[i] = self._rngs[i].normal(size=(len(poses), 6))
+        noisy = []
+        for k, (position, rotation) in enumerate(poses):
+            turn = so3.exp(self.level.noise_rad * noise[:, k, 3:])
+            noisy.append((position + self.level.noise_m * noise[:, k, :3], turn @ rotation))
+        if self._readings and len(ids) < self.num_envs:
+            keep = np.setdiff1d(np.arange(self.num_envs), ids)
+            for new, old in zip(noisy, self._readings, strict=True):
+                new[0][keep], new[1][keep] = old[0][keep], old[1][keep]
+        self._readings = noisy
+
+    def _signals(self, part: scene.Pose, socket: scene.Pose, symmetry: NDArray[np.int_]) -> Signals:
+        """Readings of the robot together with those of a part and a socket."""
+        return read_signals(
+            self.controller,
+            self._qpos[:, self.scene.arm_qpos],
+            self._qvel[:, self.scene.arm_qvel],
+            self.scene.gripper_width(self._qpos),
+            part,
+            socket,
+            symmetry,
+        )
