@@ -47,6 +47,8 @@ def export_onnx(policy: ChunkPolicy, path: Path) -> None:
         input_names=list(inputs),
         output_names=["actions"],
         dynamic_shapes=tuple({0: batch} for _ in inputs),
+        # 23 is the first with attention and GELU as operators.
+        opset_version=23,
         dynamo=True,
         verbose=False,
         optimize=True,
