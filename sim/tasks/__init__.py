@@ -1,30 +1,72 @@
-"""Tasks of the assembly cell, by name."""
+"""Tasks by name: environments, scripted experts, and who plays in the tasks that have goals."""
 
 from __future__ import annotations
 
-from sim.experts.peg_insert import PegInsertExpert
-from sim.tasks.peg_insert import PegInsertBatch
+from importlib import import_module
+from typing import Any
 
-TASKS = {"peg_insert": (PegInsertBatch, PegInsertExpert)}
+DEFAULT_CLEARANCE_MM = 0.5
+
+# Imported when asked for: a task may need a simulator that is not installed everywhere.
+TASKS = {
+    "peg_insert": "sim.tasks.peg_insert.PegInsertBatch",
+    "play_parts": "sim.tasks.play_parts.PlayPartsBatch",
+}
+EXPERTS = {"peg_insert": "sim.experts.peg_insert.PegInsertExpert"}
+# Tasks with goals: the environment, and the demonstrator that training.collect_play records.
+PLAY_TASKS = {
+    "play_parts": (TASKS["play_parts"], "sim.experts.play_parts.PlayPartsDemonstrator"),
+    "block_push": (
+        "sim.bullet.block_push.BlockPushBatch",
+        "sim.experts.block_push.BlockPushDemonstrator",
+    ),
+}
 
 
 def make(
-    task: str, num_envs: int, level: str = "med", clearance_mm: float = 0.5, nthread: int = 0
-) -> PegInsertBatch:
-    """A batch of `num_envs` cells with a task.
+    task: str,
+    num_envs: int,
+    level: str = "med",
+    clearance_mm: float = DEFAULT_CLEARANCE_MM,
+    nthread: int = 0,
+) -> Any:
+    """A batch of `num_envs` cells with a task; see sim.tasks.cell_batch.CellBatch.
 
     Raises:
-        ValueError: no such task, level or clearance.
+        ValueError: no such task or level, or a clearance that the task has not.
     """
-    return _entry(task)[0](num_envs, level=level, clearance_mm=clearance_mm, nthread=nthread)
+    batch = _look_up(_entry(TASKS, task))
+    if task == "peg_insert":
+        return batch(num_envs, level=level, clearance_mm=clearance_mm, nthread=nthread)
+    if clearance_mm != DEFAULT_CLEARANCE_MM:
+        raise ValueError(
+            f"clearance_mm: got {clearance_mm:g}, expected none for {task}: nothing is fitted there"
+        )
+    return batch(num_envs, level=level, nthread=nthread)
 
 
-def make_expert(task: str) -> PegInsertExpert:
+def make_expert(task: str) -> Any:
     """The scripted expert of a task; its `act` takes the batch's `signals()`."""
-    return _entry(task)[1]()
+    return _look_up(_entry(EXPERTS, task))()
 
 
-def _entry(task: str) -> tuple[type[PegInsertBatch], type[PegInsertExpert]]:
-    if task not in TASKS:
-        raise ValueError(f"task: got {task!r}, expected one of {', '.join(TASKS)}")
-    return TASKS[task]
+def make_play(task: str, num_envs: int, level: str = "low", nthread: int = 0) -> tuple[Any, Any]:
+    """A batch of `num_envs` simulations of a task with goals, and who plays in it.
+
+    Raises:
+        ValueError: no such task or level.
+    """
+    batch, demonstrator = _entry(PLAY_TASKS, task)
+    env = _look_up(batch)(num_envs, level=level, nthread=nthread)
+    return env, _look_up(demonstrator)(env)
+
+
+def _entry(table: dict[str, Any], task: str) -> Any:
+    if task not in table:
+        raise ValueError(f"task: got {task!r}, expected one of {', '.join(table)}")
+    return table[task]
+
+
+def _look_up(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
