@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from training.dataset import load
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -176,6 +178,19 @@ def test_the_expert_is_measured_by_the_same_code(tmp_path: Path) -> None:
     )
     result = json.loads(report.read_text())
     assert (result["bundle"], result["successes"], result["latency_ms"]) == ("expert", 2, None)
+
+
+def test_play_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "play.npz"
+    small = ("--task", "play_parts", "--episodes", 3, "--num-envs", 2)
+    assert "3 episodes" in last_line(run("collect_play", *small, "--out", path))
+    data = load(path)
+    assert data.seed.tolist() == [1_000_000, 1_000_001, 1_000_002]
+    # What a goal could ask for is the observed position of both pegs.
+    assert (data.observation[:, -6:] == data.observation[:, -12:-6]).all()
+    assert data.generator["hardware_hash"] and data.generator["clearance_mm"] is None
+    assert data.generator["command"].startswith("python -m training.collect_play --task play_parts")
+    assert data.disturbed.any() and not data.disturbed.all()
 
 
 @pytest.mark.parametrize(
