@@ -170,11 +170,12 @@ def main(args: Args) -> None:
             executed = wanted.copy()
             if policy:
                 asking = [i for i in np.flatnonzero(active) if takeovers[i].needs_chunk()]
-                shape = policy.bundle.noise_shape
-                for i in asking:
-                    noise = takeovers[i].rng.standard_normal((1, *shape), dtype=np.float32)
-                    chunk = policy.infer(observation[i : i + 1], noise)[0]
-                    takeovers[i].queue = list(chunk[: Takeovers.execute_steps])
+                if asking:
+                    shape = policy.bundle.noise_shape
+                    noise = [takeovers[i].rng.standard_normal(shape) for i in asking]
+                    chunks = policy.infer(observation[asking], np.array(noise, dtype=np.float32))
+                    for i, chunk in zip(asking, chunks, strict=True):
+                        takeovers[i].queue = list(chunk[: Takeovers.execute_steps])
             for i in np.flatnonzero(active):
                 taken = takeovers[i].next_action()
                 added = disturbers[i].draw()

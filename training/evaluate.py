@@ -118,6 +118,8 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
     )
     latency: dict[str, float] | None = None
     if args.expert:
+        if args.task not in tasks.EXPERTS:
+            raise ValueError(f"--expert: got task {args.task}, expected peg_insert")
         actor = expert_actor()
     else:
         bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
@@ -154,6 +156,8 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     Raises:
         ValueError: the launch left no readable report of all the episodes.
     """
+    if args.task not in tasks.CLEARANCE_MM:
+        raise ValueError(f"--via: got ros, expected sim for {args.task}: no skill of the nodes")
     if args.expert:
         raise ValueError("--expert: got --via ros, expected --via sim; the nodes run bundles")
     # The launch runs in the repository's root: a bundle's path has to mean the same there.
@@ -166,7 +170,7 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
             f"episodes:={args.episodes}",
             f"seed0:={args.seed0}",
             f"level:={args.level}",
-            f"clearance:={args.clearance_mm}",
+            f"clearance:={args.clearance_mm or tasks.CLEARANCE_MM[args.task]}",
             f"bundle:={bundle}",
             f"real_time_factor:={args.real_time_factor}",
             f"report:={report}",
@@ -217,8 +221,11 @@ def main(args: Args) -> None:
         )
     if args.seed0 < 0:
         raise ValueError(f"--seed0: got {args.seed0}, expected at least 0")
-    if args.clearance_mm <= 0:
-        raise ValueError(f"--clearance-mm: got {args.clearance_mm}, expected a positive number")
+    clearance_mm = (
+        tasks.CLEARANCE_MM.get(args.task) if args.clearance_mm is None else args.clearance_mm
+    )
+    if clearance_mm is not None and clearance_mm <= 0:
+        raise ValueError(f"--clearance-mm: got {clearance_mm}, expected a positive number")
     if args.record and args.expert:
         raise ValueError("--record: got --expert, expected a bundle to record the result in")
     started = time.monotonic()
@@ -228,7 +235,7 @@ def main(args: Args) -> None:
     result = {
         "task": args.task,
         "level": args.level,
-        "clearance_mm": args.clearance_mm,
+        "clearance_mm": clearance_mm,
         "bundle": "expert" if args.expert else args.bundle,
         "via": args.via,
         "seed0": args.seed0,
@@ -244,16 +251,15 @@ def main(args: Args) -> None:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(result, indent=2) + "\n")
     if args.record:
-        evaluation = Evaluation(
-            args.level, args.clearance_mm, args.episodes, successes, (low, high)
-        )
+        evaluation = Evaluation(args.level, clearance_mm, args.episodes, successes, (low, high))
         record_evaluation(bundle_folder(args.bundle), evaluation)
     latency = result.get("latency_ms")
+    gap = "" if clearance_mm is None else f", {clearance_mm:g} mm"
     shown = f", latency p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} ms" if latency else ""
     print(
-        f"{args.task} {result['bundle']} via {args.via}, level {args.level}, "
-        f"{args.clearance_mm:g} mm: {successes}/{args.episodes} = "
-        f"{successes / args.episodes:.1%} (95 % {low:.1%} to {high:.1%}){shown}"
+        f"{args.task} {result['bundle']} via {args.via}, level {args.level}{gap}: "
+        f"{successes}/{args.episodes} = {successes / args.episodes:.1%} "
+        f"(95 % {low:.1%} to {high:.1%}){shown}"
     )
 
 

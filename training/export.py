@@ -4,9 +4,9 @@ manifest.
     python -m training.export --run build/runs/peg_beso --bundle peg_beso
     python -m training.export --run policies/zoo/peg_beso --bundle build/bundles/try --steps 5
 
-A bundle keeps its weights, so it can stand for the run that it came from. The sampler's settings may
-be chosen anew here; they do not touch the weights. A new bundle has no evaluation yet: `python -m
-training.evaluate --record` adds what it measured.
+A bundle keeps its weights, so it can stand for the run that it came from. The sampler's settings
+may be chosen anew here; they do not touch the weights. A new bundle has no evaluation yet: `python
+-m training.evaluate --record` adds what it measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from policies.beso.diffusion import SamplerSettings
 from policies.beso.export import export_onnx
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
-from policies.beso.quantise import quantise
 from policies.bundle import CHECK, MANIFEST, WEIGHTS, Check, bundle_folder, write_bundle
 from policies.spec import Spec
 from training.dataset import commands, concatenate, load
@@ -204,6 +203,8 @@ def main(args: Args) -> None:
         (len(observation), *policy.noise_shape), dtype=np.float32
     )
     if args.precision == "int8":
+        from policies.beso.quantise import quantise  # its tools are slow to import
+
         content = quantise(content)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         actions = session.run(["actions"], {"observation": observation, "noise": noise})[0]

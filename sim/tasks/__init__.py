@@ -5,21 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-DEFAULT_CLEARANCE_MM = 0.5
+# Tasks that fit one part into another, and the gap a side when none is asked for.
+CLEARANCE_MM = {"peg_insert": 0.5}
 
 # Imported when asked for: a task may need a simulator that is not installed everywhere.
 TASKS = {
     "peg_insert": "sim.tasks.peg_insert.PegInsertBatch",
     "play_parts": "sim.tasks.play_parts.PlayPartsBatch",
+    "block_push": "sim.bullet.block_push.BlockPushBatch",
 }
 EXPERTS = {"peg_insert": "sim.experts.peg_insert.PegInsertExpert"}
-# Tasks with goals: the environment, and the demonstrator that training.collect_play records.
+# Who plays in the tasks that have goals, for training.collect_play.
 PLAY_TASKS = {
-    "play_parts": (TASKS["play_parts"], "sim.experts.play_parts.PlayPartsDemonstrator"),
-    "block_push": (
-        "sim.bullet.block_push.BlockPushBatch",
-        "sim.experts.block_push.BlockPushDemonstrator",
-    ),
+    "play_parts": "sim.experts.play_parts.PlayPartsDemonstrator",
+    "block_push": "sim.experts.block_push.BlockPushDemonstrator",
 }
 
 
@@ -27,7 +26,7 @@ def make(
     task: str,
     num_envs: int,
     level: str = "med",
-    clearance_mm: float = DEFAULT_CLEARANCE_MM,
+    clearance_mm: float | None = None,
     nthread: int = 0,
 ) -> Any:
     """A batch of `num_envs` cells with a task; see sim.tasks.cell_batch.CellBatch.
@@ -36,9 +35,10 @@ def make(
         ValueError: no such task or level, or a clearance that the task has not.
     """
     batch = _look_up(_entry(TASKS, task))
-    if task == "peg_insert":
+    if task in CLEARANCE_MM:
+        clearance_mm = CLEARANCE_MM[task] if clearance_mm is None else clearance_mm
         return batch(num_envs, level=level, clearance_mm=clearance_mm, nthread=nthread)
-    if clearance_mm != DEFAULT_CLEARANCE_MM:
+    if clearance_mm is not None:
         raise ValueError(
             f"clearance_mm: got {clearance_mm:g}, expected none for {task}: nothing is fitted there"
         )
@@ -56,9 +56,9 @@ def make_play(task: str, num_envs: int, level: str = "low", nthread: int = 0) ->
     Raises:
         ValueError: no such task or level.
     """
-    batch, demonstrator = _entry(PLAY_TASKS, task)
-    env = _look_up(batch)(num_envs, level=level, nthread=nthread)
-    return env, _look_up(demonstrator)(env)
+    demonstrator = _look_up(_entry(PLAY_TASKS, task))
+    env = make(task, num_envs, level, nthread=nthread)
+    return env, demonstrator(env)
 
 
 def _entry(table: dict[str, Any], task: str) -> Any:

@@ -63,6 +63,7 @@ class CellBatch:
         self.level = level
         self.config = config
         self.hardware_hash = config.hash
+        self.control_hz = config.rates.control_hz
         self.scene = scene.Scene(model, config)
         self.controller = Controller(config, self.spec.rate_hz, num_envs)
         self._substeps = round(1.0 / (config.rates.control_hz * model.opt.timestep))

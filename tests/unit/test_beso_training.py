@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from policies.beso.diffusion import SamplerSettings, log_logistic_sigma
-from policies.beso.network import NetworkSettings, ScorePolicy
+from policies.beso.network import NetworkSettings
+from policies.beso.policy import ScorePolicy
 
 SPREAD = 0.01
 

@@ -59,7 +59,7 @@ def test_a_chunk_is_used_from_the_step_after_its_observation() -> None:
 def test_an_actor_without_latency_uses_what_it_just_saw() -> None:
     env = CountingEnv(1)
     actor = Actor(
-        lambda env, observation, rows, rngs: infer(observation[rows, -1], np.zeros((1, HORIZON, 7))),
+        lambda env, seen, rows, rngs: infer(seen[rows, -1], np.zeros((1, HORIZON, 7))),
         execute_steps=2,
         latency_steps=0,
     )
