@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from policies.continuation import DEFAULT, Handover, Infer, replan_steps
 from policies.runtime import Policy
 from sim.experts.peg_insert import PegInsertExpert
 
@@ -16,6 +17,8 @@ Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int_]
 # Any batch of simulations: see sim.tasks.
 Batch = Any
+# A chunk (H, A) in execution and the steps since its observation; None before an episode's first.
+Last = tuple[Floats, int] | None
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Actor:
     """Who acts, and with what timing.
 
     Attributes:
-        plan: from (environment, its newest observations (N, W, D), rows that need a chunk (n,), one
-            random generator for each of those) to their chunks (n, H, A).
+        plan: from (environment, its newest observations (N, W, D), rows that need a chunk (n,), and
+            for each of those a random generator and the chunk in execution) to their chunks (n, H,
+            A).
         execute_steps: K, actions of a chunk that are executed before the next chunk takes over.
         latency_steps: L, steps that pass between an observation and the first use of its chunk. The
             nodes infer while the robot moves, so there L = 1: the chunk observed at step k supplies
@@ -32,7 +36,7 @@ class Actor:
         window: W, observations that `plan` looks at, the newest last.
     """
 
-    plan: Callable[[Batch, Floats, Rows, list[np.random.Generator]], Floats]
+    plan: Callable[[Batch, Floats, Rows, list[np.random.Generator], list[Last]], Floats]
     execute_steps: int
     latency_steps: int
     window: int = 1
@@ -56,11 +60,13 @@ class Episode:
 
 
 def policy_actor(
-    infer: Callable[[Floats, Floats], Floats],
+    infer: Infer,
     noise_shape: tuple[int, int],
     horizon: int,
     execute_steps: int,
     window: int = 1,
+    latency_steps: int = 1,
+    handover: Handover | None = None,
 ) -> Actor:
     """A chunking policy with the timing of the nodes.
 
@@ -69,35 +75,50 @@ def policy_actor(
             *noise_shape) to actions (n, H, A).
         noise_shape: rows and columns of one chunk's noise.
         horizon: H.
-        execute_steps: actions of each chunk to execute.
+        execute_steps: actions of each chunk to execute; more where the next one takes longer.
         window: W.
+        latency_steps: L of the actor; the nodes never have less than 1.
+        handover: how a chunk takes over from the last one; a plain switch when left out.
 
     Raises:
         ValueError: the horizon is too short for that.
     """
     # A window of one action at a time, as in the paper, leaves no time to infer while moving.
-    latency = 1 if horizon > 1 else 0
+    latency = latency_steps if horizon > 1 else 0
+    execute_steps = replan_steps(execute_steps, latency)
     if execute_steps + latency > horizon:
         raise ValueError(
-            f"execute_steps: got {execute_steps}, expected less than the horizon {horizon}"
+            f"execute_steps: got {execute_steps} and a latency of {latency}, "
+            f"expected at most the horizon {horizon} together"
         )
+    takeover = handover or Handover()
 
     def plan(
-        env: Batch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
+        env: Batch,
+        observation: Floats,
+        rows: Rows,
+        rngs: list[np.random.Generator],
+        last: list[Last],
     ) -> Floats:
         del env
         noise = np.stack([rng.standard_normal(noise_shape, dtype=np.float32) for rng in rngs])
         seen = observation[rows] if window > 1 else observation[rows, -1]
-        return infer(seen, noise)
+        return takeover.infer(infer, seen, noise, last, latency)
 
     return Actor(plan, execute_steps, latency, window)
 
 
-def bundle_actor(policy: Policy) -> Actor:
-    """A loaded bundle with the timing of the nodes."""
+def bundle_actor(policy: Policy, latency_steps: int = 1, handover: Handover | None = None) -> Actor:
+    """A loaded bundle with the timing and, when none is given, the handover of the nodes."""
     bundle = policy.bundle
     return policy_actor(
-        policy.infer, bundle.noise_shape, bundle.horizon, bundle.execute_steps, bundle.window
+        policy.infer,
+        bundle.noise_shape,
+        bundle.horizon,
+        bundle.execute_steps,
+        bundle.window,
+        latency_steps,
+        (handover or DEFAULT).within(bundle.continues),
     )
 
 
@@ -106,9 +127,13 @@ def expert_actor(noisy: bool = True) -> Actor:
     expert = PegInsertExpert()
 
     def plan(
-        env: Batch, observation: Floats, rows: Rows, rngs: list[np.random.Generator]
+        env: Batch,
+        observation: Floats,
+        rows: Rows,
+        rngs: list[np.random.Generator],
+        last: list[Last],
     ) -> Floats:
-        del observation, rngs
+        del observation, rngs, last
         return expert.act(env.signals(noisy=noisy))[rows, None]
 
     return Actor(plan, execute_steps=1, latency_steps=0)
@@ -122,16 +147,20 @@ class _Run:
         self.rng = np.random.default_rng([episode.seed, 2])
         self._actor = actor
         self._queue: list[Floats] = []
-        self._started = False
+        self._chunk: Floats | None = None
 
     @property
     def needs_chunk(self) -> bool:
-        return not self._started or len(self._queue) == self._actor.latency_steps
+        return self._chunk is None or len(self._queue) == self._actor.latency_steps
+
+    @property
+    def last(self) -> Last:
+        return None if self._chunk is None else (self._chunk, self._actor.execute_steps)
 
     def add_chunk(self, chunk: Floats) -> None:
-        first = self._actor.latency_steps if self._started else 0
+        first = 0 if self._chunk is None else self._actor.latency_steps
         self._queue += list(chunk[first : self._actor.execute_steps + self._actor.latency_steps])
-        self._started = True
+        self._chunk = chunk
 
     def next_action(self) -> Floats:
         return self._queue.pop(0)
@@ -182,7 +211,8 @@ def run_episodes(
         asking = [i for i, run in running.items() if run.needs_chunk]
         if asking:
             rngs = [running[i].rng for i in asking]
-            chunks = actor.plan(env, history, np.array(asking), rngs)
+            last = [running[i].last for i in asking]
+            chunks = actor.plan(env, history, np.array(asking), rngs, last)
             for i, chunk in zip(asking, chunks, strict=True):
                 running[i].add_chunk(chunk)
         for i, run in running.items():

@@ -59,7 +59,7 @@ def test_a_chunk_is_used_from_the_step_after_its_observation() -> None:
 def test_an_actor_without_latency_uses_what_it_just_saw() -> None:
     env = CountingEnv(1)
     actor = Actor(
-        lambda env, seen, rows, rngs: infer(seen[rows, -1], np.zeros((1, HORIZON, 7))),
+        lambda env, seen, rows, rngs, last: infer(seen[rows, -1], np.zeros((1, HORIZON, 7))),
         execute_steps=2,
         latency_steps=0,
     )
@@ -82,7 +82,7 @@ def test_episodes_come_back_in_order_whatever_the_batch(num_envs: int) -> None:
 
 
 def test_too_short_a_horizon_is_refused() -> None:
-    with pytest.raises(ValueError, match="execute_steps: got 8, expected less than the horizon 8"):
+    with pytest.raises(ValueError, match="execute_steps: got 8 and a latency of 1, expected at most"):
         policy_actor(infer, (HORIZON, 7), HORIZON, HORIZON)
 
 
