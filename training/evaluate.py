@@ -25,6 +25,7 @@ import tyro
 
 from hardware_configs import load
 from policies.bundle import bundle_folder, load_bundle, record_evaluation
+from policies.continuation import delay_steps
 from policies.manifest import Evaluation, Manifest
 from policies.runtime import Policy
 from sim import tasks
@@ -66,6 +67,10 @@ class Args:
     """Simulations stepped together (sim)."""
     threads: int = 0
     """Physics threads, 0 for one per core (sim)."""
+    delay_ms: float | None = None
+    """Time from an observation to the arrival of its chunk (sim): it takes over at the next policy
+    step. As in the nodes, less than a step, when left out.
+    """
     real_time_factor: float = 0.0
     """Speed of the simulated cell, 0 for the hardware config's (ros). Below 1 where the machine is
     too busy to keep the control rate.
@@ -107,6 +112,11 @@ def warn_of_training_seeds(args: Args, manifest: Manifest) -> None:
     )
 
 
+def latency_steps(args: Args, rate_hz: float) -> int:
+    """Policy steps between an observation and the first use of its chunk."""
+    return 1 if args.delay_ms is None else delay_steps(1e-3 * args.delay_ms, rate_hz)
+
+
 def evaluate_in_sim(args: Args) -> dict[str, Any]:
     """Runs the episodes in the batch simulation."""
     env = tasks.make(
@@ -131,7 +141,7 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         warn_of_training_seeds(args, bundle.manifest)
         policy = Policy(bundle)
         latency = measure_latency_ms(policy)
-        actor = bundle_actor(policy)
+        actor = bundle_actor(policy, latency_steps(args, bundle.rate_hz))
 
     progress = Progress(args.episodes)
 
@@ -226,8 +236,12 @@ def main(args: Args) -> None:
     )
     if clearance_mm is not None and clearance_mm <= 0:
         raise ValueError(f"--clearance-mm: got {clearance_mm}, expected a positive number")
+    if args.delay_ms is not None and (args.via == "ros" or args.expert):
+        raise ValueError("--delay-ms: got a delay, expected none but for a bundle in simulation")
     if args.record and args.expert:
         raise ValueError("--record: got --expert, expected a bundle to record the result in")
+    if args.record and args.delay_ms is not None:
+        raise ValueError("--record: got --delay-ms, expected the timing of the nodes")
     started = time.monotonic()
     measured = evaluate_via_ros(args) if args.via == "ros" else evaluate_in_sim(args)
     successes = measured.pop("successes")
@@ -238,6 +252,7 @@ def main(args: Args) -> None:
         "clearance_mm": clearance_mm,
         "bundle": "expert" if args.expert else args.bundle,
         "via": args.via,
+        "delay_ms": args.delay_ms,
         "seed0": args.seed0,
         "episodes": args.episodes,
         "successes": successes,
