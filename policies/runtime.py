@@ -73,7 +73,9 @@ class Policy:
                 raise PolicyError("noise: got neither noise nor rng, expected one of them")
             noise = rng.standard_normal((len(inputs), *self.bundle.noise_shape), dtype=np.float32)
         chunk = (len(inputs), self.bundle.horizon, self.bundle.spec.action_size)
-        arrays = {"noise": (noise, (len(inputs), *self.bundle.noise_shape))}
+        arrays: dict[str, tuple[npt.ArrayLike, tuple[int, ...]]] = {
+            "noise": (noise, (len(inputs), *self.bundle.noise_shape))
+        }
         if previous is not None or weight is not None:
             if previous is None or weight is None:
                 raise PolicyError("previous, weight: got one of them, expected both or none")

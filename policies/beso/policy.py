@@ -20,15 +20,12 @@ from policies.beso.diffusion import (
     log_logistic_sigma,
 )
 from policies.beso.network import SIGMA_DATA, NetworkSettings, Normaliser, ResidualMLP
+from policies.beso.transformer import CausalTransformer
 
 
 def build_network(settings: NetworkSettings) -> Any:
     """The noise network named by `settings.kind`."""
-    if settings.kind == "mlp":
-        return ResidualMLP(settings)
-    from policies.beso.transformer import CausalTransformer
-
-    return CausalTransformer(settings)
+    return ResidualMLP(settings) if settings.kind == "mlp" else CausalTransformer(settings)
 
 
 class ChunkPolicy(nn.Module):

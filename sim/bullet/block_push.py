@@ -261,7 +261,7 @@ class BlockPushBatch:
             self._read(i)
         self.steps += 1
         rows = np.arange(self.num_envs)[:, None]
-        success: NDArray[np.bool_] = self.in_squares()[rows, [0, 1], self.asked].all(axis=1)
+        success = np.all(self.in_squares()[rows, [0, 1], self.asked], axis=1)
         done = success | (self.steps >= self.max_steps)
         return self.observe(), success, done, self._info()
 
