@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from sim.tasks import make_play
+from sim.tasks import PLAY_TASKS, make_play
 from training.dataset import FIRST_TRAINING_SEED, Demonstrations, check, save
 from training.progress import Progress
 
@@ -35,8 +35,8 @@ class Args:
     """File to write (.npz)."""
     task: Literal["play_parts", "block_push"] = "play_parts"
     """Task with goals."""
-    level: str = "low"
-    """Level of randomisation."""
+    level: str | None = None
+    """Level of randomisation; the task's usual one when left out."""
     episodes: int = 1200
     """Episodes to record."""
     seed0: int = FIRST_TRAINING_SEED
@@ -57,9 +57,8 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1"
         )
-    env, player = make_play(
-        args.task, min(args.num_envs, args.episodes), args.level, nthread=args.threads
-    )
+    level = args.level or PLAY_TASKS[args.task][2]
+    env, player = make_play(args.task, min(args.num_envs, args.episodes), level, args.threads)
     first_goal_column = env.spec.observation_size
     waiting = [int(seed) for seed in args.seed0 + np.arange(args.episodes)]
     running = [waiting.pop(0) for _ in range(env.num_envs)]
@@ -113,6 +112,7 @@ def main(args: Args) -> None:
         task=args.task,
         generator=generator
         | {
+            "level": level,
             "clearance_mm": None,
             "hardware_hash": env.hardware_hash,
             "command": "python -m training.collect_play " + " ".join(sys.argv[1:]),

@@ -50,8 +50,16 @@ def make_expert(task: str) -> Any:
     return _look_up(_entry(EXPERTS, task))()
 
 
-def make_play(task: str, num_envs: int, level: str = "low", nthread: int = 0) -> tuple[Any, Any]:
+def make_play(
+    task: str, num_envs: int, level: str | None = None, nthread: int = 0
+) -> tuple[Any, Any]:
     """A batch of `num_envs` simulations of a task with goals, and who plays in it.
+
+    Args:
+        task: its name.
+        num_envs: how many.
+        level: the task's usual one when left out.
+        nthread: physics threads, 0 for one a core.
 
     Raises:
         ValueError: no such task or level.
