@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from dovetail_control.control_loop import ChunkMessage, ChunkRefused, ControlLoo
 from dovetail_control.timing import LoopTiming
 from dovetail_drivers.commands import CommandRefused
 from dovetail_drivers.mujoco_cell import MujocoCell
-from dovetail_skills.planners import HomePlanner, Readings
+from dovetail_skills.planners import HomePlanner, LearnedPlanner, Readings
 from dovetail_skills.skill_run import LOST_AFTER_STEPS, SkillRun
 
 from hardware_configs import load
-from policies.control import Controller
-from policies.features import ACTION, POLICY_HZ
+from policies.continuation import Handover
+from policies.control import Chain, Controller
+from policies.features import ACTION, INSERTION_SPEC, POLICY_HZ
 from policies.objects import load_objects
 from policies.skills.registry import ErrorCode, load_skills
 from policies.skills.world import Pose, World
@@ -137,6 +140,9 @@ def test_home_planner_rises_before_it_goes_home(release: bool) -> None:
         if step % planner.execute_steps == 0:
             target = controller.target_position_m[0], controller.target_rotation[0]
             readings = Readings(
+                step=step,
+                holding=False,
+                boundary_s=step / POLICY_HZ,
                 q_rad=q_rad,
                 dq_rad_s=np.zeros(7),
                 gripper_width_m=float(controller.gripper_command_m[0]),
@@ -165,6 +171,78 @@ def test_home_planner_rises_before_it_goes_home(release: bool) -> None:
     else:
         assert np.array(widths_m)[low].max() < 0.021
     assert widths_m[-1] > 0.07
+
+
+class CountingPolicy:
+    """Chunks whose every value says how often it was asked; remembers what it had to continue."""
+
+    def __init__(self) -> None:
+        self.bundle = SimpleNamespace(
+            spec=INSERTION_SPEC, execute_steps=2, continues=True, noise_shape=(8, 7)
+        )
+        self.asked: list[dict[str, Any]] = []
+
+    def infer(self, observation: np.ndarray, noise: np.ndarray, **continued: Any) -> np.ndarray:
+        assert observation.shape == (1, INSERTION_SPEC.input_size)
+        self.asked.append(continued)
+        return np.full((1, 8, 7), float(len(self.asked)))
+
+
+def readings_at(step: int, holding: bool = False) -> Readings:
+    pose = np.zeros(3), np.eye(3)
+    return Readings(
+        step=step,
+        holding=holding,
+        boundary_s=step / POLICY_HZ,
+        q_rad=HOME,
+        dq_rad_s=np.zeros(7),
+        gripper_width_m=0.08,
+        gripper_target_m=0.08,
+        target=pose,
+        parts={"round_peg": pose},
+        sockets={"socket_b": pose},
+    )
+
+
+def test_learned_planner_continues_what_is_executed_while_it_thinks() -> None:
+    policy, now_s = CountingPolicy(), 0.0
+    model = SimpleNamespace(
+        bundle=policy.bundle, policy=policy, chain=Chain.from_config(CONFIG), longest_delay=2
+    )
+    planner = LearnedPlanner(
+        model, OBJECTS, "round_peg", "socket_b", 0, lambda: now_s, Handover("inpaint", 1)
+    )
+    now_s = 0.03
+    assert (planner.plan(readings_at(0, holding=True)) == 1.0).all()
+    assert policy.asked[-1] == {}, "the robot stands: nothing to continue"
+    now_s = 0.2 + 0.13
+    planner.plan(readings_at(2))
+    weight = policy.asked[-1]["weight"][0]
+    assert (policy.asked[-1]["previous"] == 1.0).all()
+    assert weight[0] == 1.0 and 0.0 < weight[1] < 1.0 and not weight[2:].any()
+    now_s = 0.5 + 0.01
+    planner.plan(readings_at(5))
+    weight = policy.asked[-1]["weight"][0]
+    assert (policy.asked[-1]["previous"] == 2.0).all()
+    assert (weight[:2] == 1.0).all() and 0.0 < weight[2] < 1.0, "the last took two steps"
+    planner.plan(readings_at(6, holding=True))
+    assert policy.asked[-1] == {}
+
+
+def test_learned_planner_blends_for_a_policy_that_cannot_continue() -> None:
+    policy = CountingPolicy()
+    policy.bundle.continues = False
+    model = SimpleNamespace(
+        bundle=policy.bundle, policy=policy, chain=Chain.from_config(CONFIG), longest_delay=2
+    )
+    planner = LearnedPlanner(
+        model, OBJECTS, "round_peg", "socket_b", 0, lambda: 0.0, Handover("inpaint", 1)
+    )
+    planner.plan(readings_at(0))
+    chunk = planner.plan(readings_at(2))
+    assert policy.asked == [{}, {}]
+    assert (chunk[0] == 1.0).all() and (chunk[2:] == 2.0).all()
+    assert ((chunk[1] > 1.0) & (chunk[1] < 2.0)).all()
 
 
 class StillPlanner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,30 @@ def test_chunks_follow_the_consumed_steps(bench: Bench) -> None:
     assert all(gap >= tiny_policy.EXECUTE_STEPS or gap == 0 for gap in replans)
     assert tiny_policy.EXECUTE_STEPS in replans
     assert len({chunk.goal_id for chunk in bench.chunks if chunk.horizon}) == 1
+
+
+def test_inference_of_more_than_a_step_is_expected_and_borne(bench: Bench) -> None:
+    model = bench.nodes["skills"]._models["insert_peg"]
+    infer, over = model.policy.infer, threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        """Answers only after the next boundary, so that its chunk is two steps late."""
+        first = bench.states[-1].step
+        while bench.states[-1].step == first and not bench.states[-1].holding:
+            over.wait(0.005)
+        return infer(*arguments, **options)
+
+    model.policy.infer = slow
+    goal = bench.start("insert_peg", **INSERT)
+    bench.graph.until(lambda: not bench.states[-1].holding, "the policy is executed")
+    planner = bench.nodes["skills"]._run.planner
+    begun, first = len(bench.states), bench.states[-1].step
+    bench.graph.until(lambda: bench.states[-1].step >= first + 8, "eight steps are executed")
+    assert not any(state.holding for state in bench.states[begun:])
+    assert planner._delay.steps == model.longest_delay == 2
+    over.set()
+    goal.cancel_goal_async()
+    assert bench.result(goal).error_code == "CANCELLED"
 
 
 @pytest.mark.parametrize(

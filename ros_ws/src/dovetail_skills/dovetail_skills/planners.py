@@ -6,6 +6,7 @@ that a scripted skill passes through the same controller and the same limits as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from hardware_configs import HardwareConfig
 from policies.bundle import BundleError, load_bundle
+from policies.continuation import DEFAULT, DelayEstimate, Handover, longest_delay
 from policies.control import Chain, so3
 from policies.features import ACTION, POLICY_HZ, Signals, observe
 from policies.objects import Objects
@@ -28,12 +30,18 @@ class Readings:
     """What a planner may look at, all of one moment, base frame; poses are (3,) and (3, 3).
 
     Attributes:
+        step: policy steps that control has consumed.
+        holding: whether control has no action to execute.
+        boundary_s: robot time of that boundary between two policy steps.
         q_rad, dq_rad_s: measured joints (n,).
         gripper_width_m, gripper_target_m: measured and commanded opening.
         target: tool pose that the next action starts from.
         parts, sockets: perceived poses by name.
     """
 
+    step: int
+    holding: bool
+    boundary_s: float
     q_rad: Array
     dq_rad_s: Array
     gripper_width_m: float
@@ -64,6 +72,9 @@ class LearnedModel:
         task: the task it has to be trained for.
         config: the robot.
 
+    Attributes:
+        longest_delay: policy steps that a chunk may take without the robot having to hold.
+
     Raises:
         BundleError: the bundle cannot be used here, and why.
     """
@@ -82,14 +93,18 @@ class LearnedModel:
             raise BundleError(
                 f"{name}:spec.rate_hz: got {self.bundle.rate_hz:g}, expected {POLICY_HZ:g}"
             )
-        # While the next chunk is inferred the last one is executed, one step beyond.
-        steps = self.bundle.execute_steps + 1
-        if steps > self.bundle.horizon or steps / POLICY_HZ >= config.safety.chunk_stale_s:
-            longest = min(self.bundle.horizon - 1, int(config.safety.chunk_stale_s * POLICY_HZ) - 1)
+        horizon, stale_s = self.bundle.horizon, config.safety.chunk_stale_s
+
+        def longest(execute_steps: int) -> int:
+            return longest_delay(horizon, execute_steps, POLICY_HZ, stale_s)
+
+        # Inference takes a step at least: while the next chunk is made the last one is executed.
+        self.longest_delay = longest(self.bundle.execute_steps)
+        if self.longest_delay < 1:
+            most = max((k for k in range(1, horizon) if longest(k) >= 1), default=0)
             raise BundleError(
-                f"{name}:execute_steps: got {self.bundle.execute_steps}, expected at most "
-                f"{longest} (horizon {self.bundle.horizon}, chunk_stale_s "
-                f"{config.safety.chunk_stale_s:g})"
+                f"{name}:execute_steps: got {self.bundle.execute_steps}, expected at most {most} "
+                f"(horizon {horizon}, chunk_stale_s {stale_s:g})"
             )
         self.policy = Policy(self.bundle)
         self.policy.warm_up()
@@ -97,7 +112,7 @@ class LearnedModel:
 
 
 class LearnedPlanner:
-    """Asks a policy.
+    """Asks a policy for chunks that take over from the one in execution.
 
     Args:
         model: the policy.
@@ -105,18 +120,32 @@ class LearnedPlanner:
         part: the part to handle.
         socket: where it belongs.
         seed: of the sampler's noise.
+        now_s: robot time.
+        handover: how chunks take over.
     """
 
     finished = True
 
     def __init__(
-        self, model: LearnedModel, objects: Objects, part: str, socket: str, seed: int
+        self,
+        model: LearnedModel,
+        objects: Objects,
+        part: str,
+        socket: str,
+        seed: int,
+        now_s: Callable[[], float],
+        handover: Handover = DEFAULT,
     ) -> None:
         self._model = model
         self._part, self._socket = part, socket
         self._symmetry = np.array([objects.parts[part].symmetry])
         self._rng = np.random.default_rng(seed)
         self.execute_steps = model.bundle.execute_steps
+        self._now_s = now_s
+        self._handover = handover.within(model.bundle.continues)
+        self._delay = DelayEstimate(POLICY_HZ, model.longest_delay)
+        # The last chunk and the step of its observation.
+        self._last: tuple[Array, int] | None = None
 
     def plan(self, readings: Readings) -> Array:
         """See Planner.
@@ -143,9 +172,17 @@ class LearnedPlanner:
             socket_rotation=socket[1][None],
             symmetry=self._symmetry,
         )
-        spec = self._model.bundle.spec
+        spec, policy = self._model.bundle.spec, self._model.policy
         observation = spec.flatten_observation(observe(spec, signals))
-        return np.asarray(self._model.policy.infer(observation, rng=self._rng)[0], dtype=float)
+        noise = self._rng.standard_normal((1, *policy.bundle.noise_shape), dtype=np.float32)
+        last = None
+        if self._last is not None and not readings.holding:
+            last = self._last[0], readings.step - self._last[1]
+        chunks = self._handover.infer(policy.infer, observation, noise, [last], self._delay.steps)
+        chunk = np.asarray(chunks[0], dtype=float)
+        self._last = chunk, readings.step
+        self._delay.add(self._now_s() - readings.boundary_s)
+        return chunk
 
 
 class HomePlanner:

@@ -62,7 +62,8 @@ class SkillNode(DovetailNode):
                 model = LearnedModel(self._bundle or skill.bundle, skill.task, self.hardware)
                 self._models[skill.name] = model
                 self.get_logger().info(
-                    f"{skill.name}: bundle {model.bundle.name} verified and warmed up"
+                    f"{skill.name}: bundle {model.bundle.name} verified and warmed up, "
+                    f"good for delays of up to {1e3 * model.longest_delay / POLICY_HZ:.0f} ms"
                 )
             elif skill.kind == "scripted" and skill.controller not in SCRIPTS:
                 raise Refusal(
@@ -153,7 +154,9 @@ class SkillNode(DovetailNode):
     def _planner(self, skill: Skill, arguments: dict[str, Any], seed: int) -> Planner:
         if skill.kind == "learned":
             part, socket = str(arguments["part"]), str(arguments["socket"])
-            return LearnedPlanner(self._models[skill.name], self._objects, part, socket, seed)
+            return LearnedPlanner(
+                self._models[skill.name], self._objects, part, socket, seed, self.robot_time_s
+            )
         return HomePlanner(self.hardware, release=SCRIPTS[skill.controller])
 
     def _on_joints(self, message: JointState) -> None:
@@ -176,7 +179,7 @@ class SkillNode(DovetailNode):
             plan = current.on_step(message.step, message.holding, world, now_s)
             if plan:
                 readings, stamp = self._read(message)
-                self._thread.submit(self._plan, current, readings, stamp, int(message.step))
+                self._thread.submit(self._plan, current, readings, stamp)
         except ValueError as problem:
             self._end(ErrorCode.STALE, str(problem))
         if current.outcome is not None:
@@ -201,6 +204,9 @@ class SkillNode(DovetailNode):
         if list(joints.name) != names:
             raise ValueError(f"joint_states:name: got {list(joints.name)}, expected {names}")
         readings = Readings(
+            step=int(control.step),
+            holding=control.holding,
+            boundary_s=self.robot_time_s(control.header.stamp),
             q_rad=np.array(joints.position[:-1]),
             dq_rad_s=np.array(joints.velocity[:-1]),
             gripper_width_m=float(joints.position[-1]),
@@ -211,7 +217,7 @@ class SkillNode(DovetailNode):
         )
         return readings, joints.header.stamp
 
-    def _plan(self, current: SkillRun, readings: Readings, stamp: Any, step: int) -> None:
+    def _plan(self, current: SkillRun, readings: Readings, stamp: Any) -> None:
         """Plans and publishes one chunk; runs in the planning thread."""
         start_s = time.monotonic()
         try:
@@ -219,7 +225,7 @@ class SkillNode(DovetailNode):
             took_ms = (time.monotonic() - start_s) * 1e3
             with self._lock:
                 if current.outcome is None:
-                    self._publish(current.goal_id, stamp, step, actions)
+                    self._publish(current.goal_id, stamp, readings.step, actions)
             current.on_planned(self.robot_time_s(), took_ms)
         except Exception as problem:
             # Whatever goes wrong in a policy must end the skill, not the server.
