@@ -140,6 +140,45 @@ def test_ddim_agrees_with_diffusers_ddim_after_change_of_variables() -> None:
     )
 
 
+def test_euler_ancestral_agrees_with_diffusers() -> None:
+    settings = SamplerSettings(name="euler_ancestral", schedule="karras", steps=6, sigma_max=3.0)
+    reference = diffusers.EulerAncestralDiscreteScheduler()
+    reference.set_timesteps(6)
+    reference.sigmas = torch.tensor(settings.sigmas)
+    x = start().float()
+    noise = torch.randn(len(x), settings.draws, *x.shape[1:])
+    noise[:, 0] = x / settings.sigmas[0]
+    generator = torch.Generator()
+    for i, timestep in enumerate(reference.timesteps):
+        scaled = reference.scale_model_input(x, timestep)  # also finds the step
+        assert scaled.shape == x.shape
+        epsilon = (x - gaussian_denoiser(x, settings.sigmas[i])) / settings.sigmas[i]
+        if i + 1 < settings.draws:
+            noise[:, i + 1] = torch.randn(x.shape, generator=generator.manual_seed(i))
+        generator.manual_seed(i)
+        x = reference.step(epsilon, timestep, x, generator=generator).prev_sample
+    found = settings.sample(gaussian_denoiser, noise)
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-5)
+
+
+def test_guided_score_of_gaussians_has_the_closed_form() -> None:
+    """For p(a) = N(0, 1) and p(a | g) = N(g, 1), guidance of strength l samples N(l g, 1)."""
+    goal, strength, steps = 0.7, 1.5, 400
+
+    def guided(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        free = x / (1 + sigma**2)
+        asked = (x + sigma**2 * goal) / (1 + sigma**2)
+        return free + strength * (asked - free)
+
+    settings = SamplerSettings(steps=steps, sigma_min=1e-3, sigma_max=80.0)
+    noise = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)
+    low, high = settings.sample(guided, noise).flatten().tolist()
+    # The flow scales distances from the mean by 1 / sqrt(1 + 80^2); it starts about 0, not l g.
+    left = 1.0 / math.hypot(1.0, 80.0)
+    assert (low + high) / 2 == pytest.approx(strength * goal * (1 - left), abs=0.01)
+    assert (high - low) / 2 == pytest.approx(80.0 * left, abs=0.02)
+
+
 def test_euler_ancestral_keeps_the_spread_of_the_data() -> None:
     torch.manual_seed(0)
     x = torch.randn(20_000, 1, 1, dtype=torch.float64) * math.hypot(2.0, STD) + MEAN
