@@ -20,6 +20,8 @@ PLAY_TASKS = {
     "play_parts": "sim.experts.play_parts.PlayPartsDemonstrator",
     "block_push": "sim.experts.block_push.BlockPushDemonstrator",
 }
+# The level at which they play.
+PLAY_LEVELS = {"play_parts": "low", "block_push": "med"}
 
 
 def make(
@@ -65,7 +67,7 @@ def make_play(
         ValueError: no such task or level.
     """
     demonstrator = _look_up(_entry(PLAY_TASKS, task))
-    env = make(task, num_envs, level, nthread=nthread)
+    env = make(task, num_envs, level or PLAY_LEVELS[task], nthread=nthread)
     return env, demonstrator(env)
 
 
