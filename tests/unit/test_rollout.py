@@ -82,7 +82,9 @@ def test_episodes_come_back_in_order_whatever_the_batch(num_envs: int) -> None:
 
 
 def test_too_short_a_horizon_is_refused() -> None:
-    with pytest.raises(ValueError, match="execute_steps: got 8 and a latency of 1, expected at most"):
+    with pytest.raises(
+        ValueError, match="execute_steps: got 8 and a latency of 1, expected at most"
+    ):
         policy_actor(infer, (HORIZON, 7), HORIZON, HORIZON)
 
 
