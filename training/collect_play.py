@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from sim.tasks import PLAY_LEVELS, make_play
+from sim.tasks import USUAL_LEVELS, make_play
 from training.dataset import FIRST_TRAINING_SEED, Demonstrations, check, save
 from training.progress import Progress
 
@@ -57,7 +57,7 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1"
         )
-    level = args.level or PLAY_LEVELS[args.task]
+    level = args.level or USUAL_LEVELS[args.task]
     env, player = make_play(args.task, min(args.num_envs, args.episodes), level, args.threads)
     first_goal_column = env.spec.observation_size
     waiting = [int(seed) for seed in args.seed0 + np.arange(args.episodes)]

@@ -47,8 +47,8 @@ class Args:
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
     """Measure the scripted expert, from noisy readings, instead of a bundle."""
-    level: Literal["low", "med", "high"] = "med"
-    """Level of randomisation."""
+    level: Literal["low", "med", "high"] | None = None
+    """Level of randomisation; the task's usual one when left out, med for peg_insert."""
     clearance_mm: float | None = None
     """Gap between peg and socket on each side, mm; the task's own when left out."""
     seed0: int = 0
@@ -75,6 +75,11 @@ class Args:
     """Speed of the simulated cell, 0 for the hardware config's (ros). Below 1 where the machine is
     too busy to keep the control rate.
     """
+
+    @property
+    def level_or_usual(self) -> str:
+        """The level to run at."""
+        return self.level or tasks.USUAL_LEVELS[self.task]
 
 
 def measure_latency_ms(policy: Policy) -> dict[str, float]:
@@ -122,7 +127,7 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
     env = tasks.make(
         args.task,
         min(args.num_envs, args.episodes),
-        args.level,
+        args.level_or_usual,
         args.clearance_mm,
         nthread=args.threads,
     )
@@ -179,7 +184,7 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
             f"task:={args.task}",
             f"episodes:={args.episodes}",
             f"seed0:={args.seed0}",
-            f"level:={args.level}",
+            f"level:={args.level_or_usual}",
             f"clearance:={args.clearance_mm or tasks.CLEARANCE_MM[args.task]}",
             f"bundle:={bundle}",
             f"real_time_factor:={args.real_time_factor}",
@@ -248,7 +253,7 @@ def main(args: Args) -> None:
     low, high = wilson_interval(successes, args.episodes)
     result = {
         "task": args.task,
-        "level": args.level,
+        "level": args.level_or_usual,
         "clearance_mm": clearance_mm,
         "bundle": "expert" if args.expert else args.bundle,
         "via": args.via,
@@ -266,13 +271,15 @@ def main(args: Args) -> None:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(result, indent=2) + "\n")
     if args.record:
-        evaluation = Evaluation(args.level, clearance_mm, args.episodes, successes, (low, high))
+        evaluation = Evaluation(
+            args.level_or_usual, clearance_mm, args.episodes, successes, (low, high)
+        )
         record_evaluation(bundle_folder(args.bundle), evaluation)
     latency = result.get("latency_ms")
     gap = "" if clearance_mm is None else f", {clearance_mm:g} mm"
     shown = f", latency p50 {latency['p50']:.2f} p99 {latency['p99']:.2f} ms" if latency else ""
     print(
-        f"{args.task} {result['bundle']} via {args.via}, level {args.level}{gap}: "
+        f"{args.task} {result['bundle']} via {args.via}, level {args.level_or_usual}{gap}: "
         f"{successes}/{args.episodes} = {successes / args.episodes:.1%} "
         f"(95 % {low:.1%} to {high:.1%}){shown}"
     )

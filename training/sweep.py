@@ -42,14 +42,18 @@ class Args:
     """Training runs, or bundles with weights."""
     task: str = "peg_insert"
     """Task to measure on."""
-    level: Literal["low", "med", "high"] = "med"
-    """Level of randomisation."""
+    level: Literal["low", "med", "high"] | None = None
+    """Level of randomisation; the task's usual one when left out."""
     clearance_mm: float | None = None
     """Gap of peg_insert, mm; the task's own when left out."""
     seed0: int = 0
     """First seed."""
     episodes: int = 200
     """Episodes of each measurement."""
+    starts: int | None = None
+    """Deal the episodes out over so few starts, the same start and goal again and again: what
+    differs between them is what the policy chose (tasks with goals).
+    """
     execute_steps: int | None = None
     """Actions of a chunk to execute; the run's own when left out."""
 
@@ -105,17 +109,42 @@ def measure(args: Args, run: Run, settings: dict[str, float], title: str) -> dic
         raise ValueError(
             f"--runs: got a policy for {run.origin['task']}, expected {args.task} and its spec"
         )
+    if args.starts and not hasattr(env, "start_seed"):
+        raise ValueError(f"--starts: got {args.starts}, expected none for {args.task}")
     actor = torch_actor(policy, args.execute_steps or run.origin["execute_steps"])
-    seeds = range(args.seed0, args.seed0 + args.episodes)
     progress = Progress(args.episodes)
-    episodes = run_episodes(
-        env, actor, seeds, lambda over, won: progress.show(over, f"{title}: {won} successes")
-    )
-    return {
-        "successes": sum(episode.success for episode in episodes),
-        "episodes": args.episodes,
-        **env.measures([episode.trace for episode in episodes]),
-    }
+    seeds = list(range(args.seed0, args.seed0 + args.episodes))
+    parts = args.starts or 1
+    successes, measured = 0, []
+    for part in range(parts):
+        if args.starts:
+            env.start_seed = args.seed0 + part
+        before = len(seeds[: part * len(seeds) // parts])
+        episodes = run_episodes(
+            env,
+            actor,
+            seeds[before : (part + 1) * len(seeds) // parts],
+            lambda over, won, before=before: progress.show(before + over, f"{title}: {won}"),
+        )
+        successes += sum(episode.success for episode in episodes)
+        measured.append(env.measures([episode.trace for episode in episodes]))
+    return {"successes": successes, "episodes": args.episodes, **average(measured)}
+
+
+def average(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of numbers and the sum of counts over several measurements."""
+    if len(measured) == 1:
+        return measured[0]
+    result: dict[str, Any] = {}
+    for key, first in measured[0].items():
+        values = [m[key] for m in measured]
+        if isinstance(first, dict):
+            result[key] = {name: sum(value[name] for value in values) for name in first}
+        elif isinstance(first, list):
+            result[key] = [sum(column) for column in zip(*values, strict=True)]
+        elif all(isinstance(value, int | float) for value in values):
+            result[key] = round(sum(values) / len(values), 4)
+    return result
 
 
 def label(row: dict[str, Any]) -> str:
@@ -210,6 +239,8 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--episodes, --num-envs: got {args.episodes}, {args.num_envs}, expected at least 1"
         )
+    if args.starts is not None and not 0 < args.starts <= args.episodes:
+        raise ValueError(f"--starts: got {args.starts}, expected 1 to {args.episodes} episodes")
     if args.seed0 < 0:
         raise ValueError(f"--seed0: got {args.seed0}, expected at least 0")
     torch.set_num_threads(1)
@@ -232,9 +263,9 @@ def main(args: Args) -> None:
                 args.report.write_text(json.dumps(result, indent=2) + "\n")
     lines = grouped(rows)
     if args.picture:
-        draw(
-            lines, f"{args.task}, level {args.level}, {args.episodes} episodes a run", args.picture
-        )
+        level = args.level or tasks.USUAL_LEVELS[args.task]
+        title = f"{args.task}, level {level}, {args.episodes} episodes a run"
+        draw(lines, title, args.picture)
     print(table(lines), end="")
 
 

@@ -88,6 +88,10 @@ class BlockPushBatch:
         level: only "med", the task's own randomness.
         nthread: not used; a table is one thread's work.
 
+    Attributes:
+        start_seed: where set, every episode starts and has the goal as with this seed, so that what
+            differs between episodes is what the policy chose.
+
     Raises:
         ValueError: PyBullet is not installed, or another level.
     """
@@ -106,6 +110,7 @@ class BlockPushBatch:
                 "pybullet: not installed, expected it: `make setup-train` on Python 3.11"
             ) from None
         self.num_envs = num_envs
+        self.start_seed: int | None = None
         self.table = Table()
         self.max_steps = self.table.max_steps
         content = json.dumps(asdict(self.table), sort_keys=True)
@@ -141,7 +146,7 @@ class BlockPushBatch:
             raise ValueError(f"seeds: got shape {seeds.shape}, expected {ids.shape}")
         table = self.table
         for i, seed in zip(ids, seeds, strict=True):
-            rng = np.random.default_rng(int(seed))
+            rng = np.random.default_rng(int(seed) if self.start_seed is None else self.start_seed)
             places = self._places(rng)
             yaws = rng.uniform(-np.pi, np.pi, 2)
             x, spread = table.effector_start_m

@@ -20,23 +20,31 @@ PLAY_TASKS = {
     "play_parts": "sim.experts.play_parts.PlayPartsDemonstrator",
     "block_push": "sim.experts.block_push.BlockPushDemonstrator",
 }
-# The level at which they play.
-PLAY_LEVELS = {"play_parts": "low", "block_push": "med"}
+# The level a task is usually measured, and played, at.
+USUAL_LEVELS = {"peg_insert": "med", "play_parts": "low", "block_push": "med"}
 
 
 def make(
     task: str,
     num_envs: int,
-    level: str = "med",
+    level: str | None = None,
     clearance_mm: float | None = None,
     nthread: int = 0,
 ) -> Any:
     """A batch of `num_envs` cells with a task; see sim.tasks.cell_batch.CellBatch.
 
+    Args:
+        task: its name.
+        num_envs: how many.
+        level: the task's usual one when left out.
+        clearance_mm: gap of a task that fits parts; its own when left out.
+        nthread: physics threads, 0 for one a core.
+
     Raises:
         ValueError: no such task or level, or a clearance that the task has not.
     """
     batch = _look_up(_entry(TASKS, task))
+    level = level or USUAL_LEVELS[task]
     if task in CLEARANCE_MM:
         clearance_mm = CLEARANCE_MM[task] if clearance_mm is None else clearance_mm
         return batch(num_envs, level=level, clearance_mm=clearance_mm, nthread=nthread)
@@ -67,7 +75,7 @@ def make_play(
         ValueError: no such task or level.
     """
     demonstrator = _look_up(_entry(PLAY_TASKS, task))
-    env = make(task, num_envs, level or PLAY_LEVELS[task], nthread=nthread)
+    env = make(task, num_envs, level, nthread=nthread)
     return env, demonstrator(env)
 
 
