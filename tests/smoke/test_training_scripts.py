@@ -40,7 +40,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", ["mlp", "bc"])
+@pytest.mark.parametrize("method", ["beso", "gmm"])
 def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_path: Path) -> None:
     small = (
         "--data",
@@ -77,7 +77,7 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
     bundle = tmp_path / "peg_small"
     assert "loads and checks" in last_line(run("export", "--run", folder, "--bundle", bundle))
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["method"] == ("bc" if method == "bc" else "beso")
+    assert manifest["method"] == method
     kinds = [command.split()[2].removeprefix("training.") for command in manifest["commands"]]
     assert kinds == ["collect", "train_beso", "train_beso", "export"]
 
@@ -123,11 +123,49 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
     assert recorded["episodes"] == 2
 
 
-def test_transformer_trains(demonstrations: Path, tmp_path: Path) -> None:
-    small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3)
+def test_the_papers_window_trains_exports_and_is_swept(
+    demonstrations: Path, tmp_path: Path
+) -> None:
+    small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3, "--heads", 2)
     where = ("--data", demonstrations, "--runs", tmp_path, "--validation-share", 0.2)
-    line = last_line(run("train_beso", *where, "--method", "transformer", *small))
+    window = ("--network", "transformer", "--window", 3, "--horizon", 1, "--execute-steps", 1)
+    line = last_line(run("train_beso", *where, *window, *small, "--name", "paper"))
     assert "3 steps, held-out loss" in line
+    bundle = tmp_path / "peg_paper"
+    exported = run(
+        "export", "--run", tmp_path / "paper", "--bundle", bundle, "--sampler", "euler_ancestral"
+    )
+    assert "loads and checks" in last_line(exported)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert (manifest["window"], manifest["noise_shape"]) == (3, [9, 7]), "three draws of three"
+
+    # The bundle's weights stand for the run: exported anew in int8, and swept.
+    last_line(
+        run("export", "--run", bundle, "--bundle", tmp_path / "peg_int8", "--precision", "int8")
+    )
+    assert json.loads((tmp_path / "peg_int8/manifest.json").read_text())["precision"] == "int8"
+    report = tmp_path / "sweep.json"
+    few = ("--episodes", 2, "--num-envs", 2, "--level", "low", "--steps", 1, 2)
+    swept = run(
+        "sweep", "--runs", bundle, *few, "--report", report, "--picture", tmp_path / "s.png"
+    )
+    assert last_line(swept).startswith("| beso, noise 0, lambda 1 |")
+    groups = json.loads(report.read_text())["groups"]
+    assert [(g["steps"], g["runs"]) for g in groups] == [(1, 1), (2, 1)]
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("method", ["bc", "ddpm"])
+def test_baselines_train_on_play_in_hindsight(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("pybullet", reason="no wheel beyond Python 3.11")
+    data = tmp_path / "push.npz"
+    last_line(run("collect_play", "--task", "block_push", "--episodes", 6, "--out", data))
+    small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3)
+    where = ("--data", data, "--runs", tmp_path, "--validation-share", 0.2, "--name", "push")
+    last_line(run("train_beso", *where, *small, "--method", method, "--hindsight-steps", 50))
+    few = ("--task", "block_push", "--episodes", 2, "--num-envs", 2, "--steps", 10)
+    swept = last_line(run("sweep", "--runs", tmp_path / "push", *few))
+    assert swept.startswith(f"| {method} |")
 
 
 def test_same_seed_trains_the_same_weights(demonstrations: Path, tmp_path: Path) -> None:
@@ -199,6 +237,7 @@ def test_play_is_recorded(tmp_path: Path) -> None:
         ("collect", ("--out", "x.npz", "--seed0", 5), "--seed0: got 5, expected at least 1000000"),
         ("train_beso", ("--data", "nothing.npz"), "nothing.npz: no such file"),
         ("export", ("--run", "nothing", "--bundle", "x"), "nothing: got no readable run"),
+        ("sweep", ("--runs", "nothing"), "nothing: got no readable run"),
         ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
         (
             "evaluate",
