@@ -7,8 +7,10 @@ Seeded episodes run in simulation through the real controller at its own rate. A
 policy step arrives the delay later and takes over at the first boundary between policy steps from
 then on, indexed by consumption. Measured is the commanded joint acceleration, the second difference
 of the commanded angles: within a policy step the B-spline's acceleration is the difference of two
-actions, so that the step in which a new chunk takes over is the one that sees the seam. Needs no
-torch: it runs what the nodes run.
+actions, so that the step in which a new chunk takes over is the one that sees the seam. Steps in
+which contact bends the command (the lead limit of the controller) and each episode's start from
+rest are left out, for they jerk whoever plans; the `all` values have them. Needs no torch: it runs
+what the nodes run.
 """
 
 from __future__ import annotations
@@ -31,10 +33,18 @@ from policies.runtime import Policy
 from sim import tasks
 from training.evaluate import current_commit
 from training.progress import Progress
-from training.rollout import Actor, Batch, bundle_actor, run_episodes, wilson_interval
+from training.rollout import (
+    Actor,
+    Batch,
+    Episode,
+    bundle_actor,
+    run_episodes,
+    wilson_interval,
+)
 
 Floats = npt.NDArray[np.floating]
-ACCELERATION = "joint_acceleration_rad_s2"
+ACCELERATION, BENT = "joint_acceleration_rad_s2", "lead_limited"
+PLACES = ("seam", "elsewhere", "seam_all", "elsewhere_all")
 # Over policy steps; of each step the largest value over its ticks and the joints.
 STATISTICS = {"max": np.max, "p95": lambda peaks: np.percentile(peaks, 95), "median": np.median}
 
@@ -76,12 +86,14 @@ class WatchedController(Controller):
 
     Attributes:
         peaks: of each tick of the present policy step, the largest joint acceleration (batch,).
+        bent: of the present policy step, the ticks (batch,) on which the lead was limited.
     """
 
     def __init__(self, config: HardwareConfig, action_hz: float, batch_size: int) -> None:
         # The commands of the last two ticks; nothing moves before an episode begins.
         self._before = np.zeros((2, batch_size, len(config.home_rad)))
         self.peaks: list[Floats] = []
+        self._bent_before = np.zeros(batch_size, dtype=int)
         super().__init__(config, action_hz, batch_size)
 
     def reset(self, q_rad: Floats, gripper_width_m: Floats, ids: Any = slice(None)) -> None:
@@ -92,7 +104,13 @@ class WatchedController(Controller):
     def begin_step(self, action: Floats) -> None:
         """See Controller."""
         self.peaks = []
+        self._bent_before = self.interventions["lead"].copy()
         super().begin_step(action)
+
+    @property
+    def bent(self) -> Floats:
+        """See the class."""
+        return np.asarray(self.interventions["lead"] - self._bent_before)
 
     def tick(self, q_measured_rad: Floats) -> JointCommand:
         """See Controller."""
@@ -104,7 +122,7 @@ class WatchedController(Controller):
 
 
 class Watched:
-    """A batch of simulations whose `info` has the joint accelerations (N, ticks) besides."""
+    """Simulations whose `info` has besides, of each step, `peaks` (N, ticks) and `bent` (N,)."""
 
     def __init__(self, env: Batch) -> None:
         self._env = env
@@ -117,8 +135,9 @@ class Watched:
     def step(self, actions: Floats) -> tuple[Floats, Floats, Floats, dict[str, Floats]]:
         """See sim.tasks.cell_batch.CellBatch."""
         observation, success, done, info = self._env.step(actions)
-        peaks = np.stack(self._env.controller.peaks, axis=1)
-        return observation, success, done, {**info, ACCELERATION: peaks}
+        controller = self._env.controller
+        peaks = np.stack(controller.peaks, axis=1)
+        return observation, success, done, {**info, ACCELERATION: peaks, BENT: controller.bent}
 
 
 def read_handover(text: str) -> Handover:
@@ -133,6 +152,21 @@ def takes_over(step: int, actor: Actor) -> bool:
     """Whether a new chunk takes over at this step of an episode."""
     since = step - actor.latency_steps
     return since > 0 and since % actor.execute_steps == 0
+
+
+def sort_peaks(episodes: list[Episode], actor: Actor) -> dict[str, list[float]]:
+    """Each step's largest joint acceleration, by whether it sees a seam and whether it is free."""
+    peaks: dict[str, list[float]] = {name: [] for name in PLACES}
+    for episode in episodes:
+        bent = True  # an episode starts from rest
+        for step, ticks in enumerate(episode.trace[ACCELERATION]):
+            place = "seam" if takes_over(step, actor) else "elsewhere"
+            # The second difference still sees what happened on the tick before the step.
+            free, bent = not bent, bool(episode.trace[BENT][step])
+            peaks[f"{place}_all"].append(float(ticks.max()))
+            if free and not bent:
+                peaks[place].append(float(ticks.max()))
+    return peaks
 
 
 def measure(args: Args, policy: Policy, handover: Handover, latency: int) -> dict[str, Any]:
@@ -165,10 +199,7 @@ def measure(args: Args, policy: Policy, handover: Handover, latency: int) -> dic
         range(args.seed0, args.seed0 + args.episodes),
         lambda over, won: progress.show(over, f"{title}: {won} successes"),
     )
-    peaks: dict[bool, list[float]] = {True: [], False: []}
-    for episode in episodes:
-        for step, ticks in enumerate(episode.trace[ACCELERATION]):
-            peaks[takes_over(step, actor)].append(float(ticks.max()))
+    peaks = sort_peaks(episodes, actor)
     successes = sum(episode.success for episode in episodes)
     steps = [episode.steps for episode in episodes if episode.success]
     return {
@@ -179,8 +210,8 @@ def measure(args: Args, policy: Policy, handover: Handover, latency: int) -> dic
         "ci95": [round(bound, 4) for bound in wilson_interval(successes, args.episodes)],
         "steps_median": float(np.median(steps)) if steps else None,
         **{
-            f"{place}_{name}": round(float(function(peaks[seam])), 3) if peaks[seam] else None
-            for seam, place in ((True, "seam"), (False, "elsewhere"))
+            f"{place}_{name}": round(float(function(values)), 3) if values else None
+            for place, values in peaks.items()
             for name, function in STATISTICS.items()
         },
         "jump_p95_mm": round(float(np.percentile(jumps_mm, 95)), 3) if jumps_mm else None,
@@ -192,15 +223,17 @@ def table(results: list[dict[str, Any]]) -> str:
     """One line per delay and handover."""
     lines = [
         f"{'delay':>6} {'handover':<10} {'seam max':>9} {'p95':>6} {'median':>6} "
-        f"{'else max':>9} {'p95':>6} {'median':>6} {'jump p95':>9} {'success':>8}",
-        f"{'ms':>6} {'':<10} {'rad/s^2':>9} {'':>6} {'':>6} {'':>9} {'':>6} {'':>6} {'mm':>9}",
+        f"{'else max':>9} {'p95':>6} {'median':>6} {'all: seam':>9} {'else':>6} {'jump p95':>9} "
+        f"{'success':>8}",
+        f"{'ms':>6} {'':<10} {'rad/s^2':>9} {'':>6} {'':>6} {'':>9} {'':>6} {'':>6} {'':>9} {'':>6} "
+        f"{'mm':>9}",
     ]
     for r in results:
         numbers = [
             r[f"{place}_{name}"] for place in ("seam", "elsewhere") for name in STATISTICS
-        ] + [r["jump_p95_mm"]]
+        ] + [r["seam_all_max"], r["elsewhere_all_max"], r["jump_p95_mm"]]
         shown = ["-" if number is None else f"{number:.2f}" for number in numbers]
-        widths = (9, 6, 6, 9, 6, 6, 9)
+        widths = (9, 6, 6, 9, 6, 6, 9, 6, 9)
         cells = " ".join(f"{text:>{w}}" for text, w in zip(shown, widths, strict=True))
         success = f"{r['successes']}/{r['episodes']}"
         lines.append(f"{r['delay_ms']:>6g} {r['handover']:<10} {cells} {success:>8}")

@@ -10,23 +10,44 @@ itself and to those before it; the rows of the actions are read out. With order 
     goal_1 .. goal_G, s_1 .. s_W, sigma, a_1 .. a_{W+H-1}
 
 so that under the same causal rule goals and states depend neither on the noise level nor on the
-actions: `encode` computes their keys and values once for all denoising steps, exactly. The network
-is then another one (an action sees every state of the window, a state sees no action) and has to be
+actions: their keys and values are computed once for all denoising steps, exactly. The network is
+then another one (an action sees every state of the window, a state sees no action) and has to be
 trained as such.
 
 Attention does not care in which order tokens lie in memory, only who may attend to whom. They lie
-here as prefix, actions, sigma, so that the rows to read out are one slice, whatever the order.
+here as actions, sigma, goals, states, so that the rows to read out and those to compute anew at
+each step are the first ones, whatever the order.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from policies.beso.network import NetworkSettings
 
-# Keys and values of the tokens that are computed once, each (N, P, width), for every layer.
-Cache = tuple[Tensor, Tensor]
+# Keys and values of tokens (N, T, width) in one layer.
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Context:
+    """What a sampler's evaluations of the network share.
+
+    The first evaluation computes goals and states along with its own tokens and leaves their keys
+    and values here: one pass over the weights does both, where computing them beforehand would
+    take one more, and reading the weights is what a batch of one waits for.
+
+    Attributes:
+        prefix: embedded goals and states (N, G + W, width).
+        kept: keys and values of the prefix in every layer; empty before the first evaluation, and
+            always with order "paper", whose goals and states depend on the noise level.
+    """
+
+    prefix: Tensor
+    kept: list[KeysValues] = field(default_factory=list)
 
 
 class CausalBlock(nn.Module):
@@ -43,44 +64,36 @@ class CausalBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def keys_values(self, x: Tensor) -> Cache:
-        """Keys and values (N, T, width) of tokens x (N, T, width) whose rows nobody reads."""
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        width = x.shape[-1]
-        both = nn.functional.linear(self.norm_attention(x), weight[width:], bias[width:])
-        key, value = both.chunk(2, dim=-1)
-        return key, value
-
     def forward(
-        self, x: Tensor, mask: Tensor | None, cache: Cache | None = None, rows: int | None = None
-    ) -> tuple[Tensor, Cache]:
-        """The layer's output, and the keys and values it attended to, those of `cache` first.
+        self, x: Tensor, mask: Tensor, kept: KeysValues | None = None, rows: int | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """The layer's output, and all keys and values that it attended to.
 
         Args:
             x: tokens (N, T, width).
-            mask: (T or rows, P + T), 0 where a token may attend and -inf where not; None for all.
-            cache: keys and values (N, P, width) of earlier tokens.
+            mask: (T or rows, T + P), 0 where a token may attend and -inf where not.
+            kept: keys and values (N, P, width) of further tokens, which lie after x.
             rows: how many of the first tokens to return, (N, rows, width); all when left out. The
                 others give only their keys and values.
         """
-        if rows is None or rows == x.shape[1]:
-            query, key, value = self.query_key_value(self.norm_attention(x)).chunk(3, dim=-1)
+        normed = self.norm_attention(x)
+        if rows is None:
+            query, key, value = self.query_key_value(normed).chunk(3, dim=-1)
         else:
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
             width = x.shape[-1]
-            normed, x = self.norm_attention(x), x[:, :rows]
             query = nn.functional.linear(normed[:, :rows], weight[:width], bias[:width])
             both = nn.functional.linear(normed, weight[width:], bias[width:])
             key, value = both.chunk(2, dim=-1)
-        if cache is not None:
-            key = torch.cat([cache[0], key], dim=1)
-            value = torch.cat([cache[1], value], dim=1)
+            x = x[:, :rows]
+        if kept is not None:
+            key, value = torch.cat([key, kept[0]], dim=1), torch.cat([value, kept[1]], dim=1)
         x = x + self.project(attend(query, key, value, mask, self.heads))
         output: Tensor = x + self.mlp(self.norm_mlp(x))
         return output, (key, value)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, heads: int) -> Tensor:
     """Multi-head attention over tensors (N, T, width); returns (N, T of query, width)."""
     if torch.onnx.is_in_onnx_export():
         # The standard operator, which splits the heads itself: five operators fewer a layer.
@@ -89,7 +102,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads
         )[0]
         return attended
     query, key, value = (
-        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)
+        part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value)
     )
     attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
@@ -111,8 +124,9 @@ class CausalTransformer(nn.Module):
         self.level = nn.Linear(1, width)
         self.state = nn.Linear(settings.observation_size, width)
         self.goal: nn.Linear | None = None
-        if self.goals and settings.goal_size != self.goals * settings.observation_size:
-            self.goal = nn.Linear(settings.goal_size // self.goals, width)
+        self.goal_size = settings.goal_size // settings.goal_states
+        if self.goals and self.goal_size != settings.observation_size:
+            self.goal = nn.Linear(self.goal_size, width)
         self.action = nn.Linear(settings.action_size, width)
         self.position = nn.Parameter(torch.zeros(self.goals + settings.rows, width))
         self.blocks = nn.ModuleList(
@@ -129,34 +143,28 @@ class CausalTransformer(nn.Module):
         self.register_buffer("mask", self._mask(), persistent=False)
 
     def _mask(self) -> Tensor:
-        """(T, T) for tokens as they lie in memory: goals, states, actions, sigma."""
+        """(T, T) for tokens as they lie in memory: actions, sigma, goals, states."""
         window, rows = self.settings.window, self.settings.rows
         # The place of each token in the sequence of the module's text.
         if self.settings.order == "paper":
-            goal = torch.arange(self.goals) + 1
+            level, goal = torch.zeros(1), 1 + torch.arange(self.goals)
             state = 1 + self.goals + 2 * torch.arange(window)
             late = 1 + self.goals + 2 * window + torch.arange(rows - window)
-            action, level = torch.cat([state + 1, late]), torch.zeros(1)
+            action = torch.cat([state + 1, late])
         else:
-            goal = torch.arange(self.goals)
-            state = self.goals + torch.arange(window)
+            goal, state = torch.arange(self.goals), self.goals + torch.arange(window)
             level = torch.full((1,), self.goals + window)
             action = self.goals + window + 1 + torch.arange(rows)
-        place = torch.cat([goal, state, action, level])
-        return torch.zeros(len(place), len(place)).masked_fill(
-            place[None, :] > place[:, None], float("-inf")
-        )
+        place = torch.cat([action, level, goal, state])
+        hidden = place[None, :] > place[:, None]
+        return torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
 
-    def encode(self, observation: Tensor) -> tuple[Tensor, ...]:
-        """What does not depend on actions and noise level.
+    def encode(self, observation: Tensor) -> Context:
+        """Embeds goals and states for the evaluations to come.
 
         Args:
             observation: normalised (N, D), or (N, W, D) with a window above 1; the goal is that of
                 the newest row.
-
-        Returns:
-            Embedded goals and states (N, G + W, width) for order "paper"; for "prefix" their keys
-            and values, one after the other, of every layer.
         """
         if observation.dim() == 2:
             observation = observation[:, None]
@@ -164,43 +172,27 @@ class CausalTransformer(nn.Module):
         states = observation[:, :, :split]
         position = self.position[: self.goals + self.settings.window]
         if not self.goals:
-            tokens = self.state(states) + position
-        else:
-            goals = observation[:, -1, split:].unflatten(-1, (self.goals, -1))
-            if self.goal is None:
-                tokens = self.state(torch.cat([goals, states], dim=1)) + position
-            else:
-                tokens = torch.cat([self.goal(goals), self.state(states)], dim=1) + position
-        if self.settings.order == "paper":
-            return (tokens,)
-        size = tokens.shape[1]
-        caches: list[Tensor] = []
-        for block in self.blocks[:-1]:
-            tokens, cache = block(tokens, self.mask[:size, :size])
-            caches += cache
-        return (*caches, *self.blocks[-1].keys_values(tokens))
+            return Context(self.state(states) + position)
+        goals = observation[:, -1, split:].reshape(-1, self.goals, self.goal_size)
+        if self.goal is None:
+            return Context(self.state(torch.cat([goals, states], dim=1)) + position)
+        return Context(torch.cat([self.goal(goals), self.state(states)], dim=1) + position)
 
-    def forward(self, x: Tensor, c_noise: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, context: Context) -> Tensor:
         """x (N, R, A), c_noise (N or 1,), context from `encode`; returns F (N, R, A)."""
         rows = self.settings.rows
         actions = self.action(x) + self.position[self.goals :]
         level = self.level(c_noise[:, None])[:, None].expand(x.shape[0], -1, -1)
-        last = len(self.blocks) - 1
-        if self.settings.order == "paper":
-            # Actions first: theirs are the rows that the last layer returns.
-            (prefix,) = context
-            hidden = torch.cat([actions, level, prefix], dim=1)
-            mask = self.mask.roll((-prefix.shape[1],) * 2, (0, 1))
-        else:
-            hidden = torch.cat([actions, level], dim=1)
-            mask = self.mask[-rows - 1 :]
+        hidden = torch.cat([actions, level], dim=1)
+        kept: list[KeysValues | None] = [*context.kept]
+        if not kept:
+            hidden = torch.cat([hidden, context.prefix], dim=1)
+            kept = [None] * len(self.blocks)
+        computed = hidden.shape[1]
         for i, block in enumerate(self.blocks):
-            cache = None
-            if self.settings.order == "prefix":
-                cache = (context[2 * i], context[2 * i + 1])
-            if i < last:
-                hidden, _ = block(hidden, mask, cache)
-            else:
-                hidden, _ = block(hidden, mask[:rows], cache, rows)
+            wanted = rows if i == len(self.blocks) - 1 else None
+            hidden, (key, value) = block(hidden, self.mask[: wanted or computed], kept[i], wanted)
+            if self.settings.order == "prefix" and kept[i] is None:
+                context.kept.append((key[:, rows + 1 :], value[:, rows + 1 :]))
         output: Tensor = self.output(self.norm(hidden))
         return output

@@ -17,6 +17,8 @@ from policies.features import Signals
 Array = NDArray[np.float64]
 
 CLOSED_WIDTH_M = 0.0
+# Commanded below this, the fingers have begun to close.
+BEGUN_WIDTH_M = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,23 @@ def funnel(tool_position: Array, vector: Array, above: Array, height: Array) -> 
     return np.asarray(goal)
 
 
-def closing_width(misfit: Array, open_width_m: float) -> Array:
-    """Opening of the fingers (N,) from how badly the tool fits the part, 1 at the tolerance.
+def closing_width(
+    misfit: Array, near: NDArray[np.bool_], gripper_target_m: Array, open_width_m: float
+) -> Array:
+    """Opening of the fingers (N,) that approach or grasp a part.
 
-    The fingers close as the tool comes to rest, not at a threshold: an imitator that is unsure of
-    the side it is on would hesitate there.
+    They close where the tool fits, and having begun they go on while it is near. An imitator that
+    is unsure which side of a threshold it is on is then decided by its first step across; without
+    that, and also where the opening follows the misfit smoothly, it hesitates half open.
+
+    Args:
+        misfit: how badly the tool fits the part, 1 at the tolerance, (N,).
+        near: whether it is near enough to go on closing, (N,).
+        gripper_target_m: commanded opening, (N,).
+        open_width_m: opening while the tool approaches.
     """
-    closed = np.clip(2.0 - misfit, 0.0, 1.0)
-    return np.asarray(open_width_m + (CLOSED_WIDTH_M - open_width_m) * closed)
+    closing = (misfit < 1.0) | (near & (gripper_target_m < BEGUN_WIDTH_M))
+    return np.where(closing, CLOSED_WIDTH_M, open_width_m)
 
 
 def action(s: Signals, goal: Array, yaw: Array, width: Array, down_m: Array, v: Speeds) -> Array:

@@ -29,11 +29,11 @@ class Gains(motion.Speeds):
     step_down_m: float = 0.03
     step_in_hole_m: float = 0.012
     step_at_rim_m: float = 0.004
-    grasp_tolerance_m: float = 0.003
-    grasp_tolerance_rad: float = 0.03
+    grasp_tolerance_m: float = 0.004
+    grasp_tolerance_rad: float = 0.04
     fit_tolerance_m: float = 0.0004
     fit_tolerance_rad: float = 0.012
-    settled_m_s: float = 0.05
+    settled_m_s: float = 0.06
 
 
 class PegInsertExpert:
@@ -51,9 +51,9 @@ class PegInsertExpert:
         in_socket = (height < 0.0025) & (off_axis < 0.003)
         to_grasp = grasp_point(s) - s.tool_position
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.008) & (np.abs(to_grasp[:, 2]) < 0.012)
-        closing = (s.gripper_target < 0.015) & near
+        closing = (s.gripper_target < motion.BEGUN_WIDTH_M) & near
         held = closing & (s.gripper_width < cell.PART_WIDTH_M + 0.0015)
-        fetch_goal, fetch_yaw, fetch_width = self._fetch(s, to_grasp)
+        fetch_goal, fetch_yaw, fetch_width = self._fetch(s, to_grasp, near)
         carry_goal, carry_yaw = self._carry(s, to_socket, height, off_axis)
 
         leave = in_socket & ~held
@@ -65,15 +65,16 @@ class PegInsertExpert:
         clear = leave & (s.gripper_width > RELEASE_WIDTH_M - 0.004)
         goal = np.where(clear[:, None], s.target_position + [0.0, 0.0, 0.03], goal)
         yaw = np.where(still, 0.0, yaw)
-        width = np.where(held | closing, motion.CLOSED_WIDTH_M, fetch_width)
-        width = np.where(done | leave, RELEASE_WIDTH_M, width)
+        width = np.where(done | leave, RELEASE_WIDTH_M, fetch_width)
 
         over = held & (off_axis < 0.003)
         down = np.where(over & (height < cell.HOLE_DEPTH_M + 0.008), g.step_at_rim_m, g.step_down_m)
         down = np.where(over & (height < cell.HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
         return motion.action(s, goal, yaw, width, down, g)
 
-    def _fetch(self, s: Signals, to_grasp: Array) -> tuple[Array, Array, Array]:
+    def _fetch(
+        self, s: Signals, to_grasp: Array, near: NDArray[np.bool_]
+    ) -> tuple[Array, Array, Array]:
         """Goal, turn and opening of the fingers to grasp the part."""
         g = self.gains
         off_axis = np.linalg.norm(to_grasp[:, :2], axis=-1)
@@ -90,7 +91,8 @@ class PegInsertExpert:
             ],
             axis=0,
         )
-        return goal, yaw, motion.closing_width(misfit, APPROACH_WIDTH_M)
+        width = motion.closing_width(misfit, near, s.gripper_target, APPROACH_WIDTH_M)
+        return goal, yaw, width
 
     def _carry(
         self, s: Signals, to_socket: Array, height: Array, off_axis: Array

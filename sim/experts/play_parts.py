@@ -179,7 +179,7 @@ class PlayPartsDemonstrator:
     def _held(s: Signals) -> NDArray[np.bool_]:
         to_grasp = grasp_point(s) - s.tool_position
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.012) & (np.abs(to_grasp[:, 2]) < 0.02)
-        closing = s.gripper_target < 0.015
+        closing = s.gripper_target < motion.BEGUN_WIDTH_M
         return np.asarray(near & closing & (s.gripper_width < cell.PART_WIDTH_M + 0.002))
 
     def _move(self, s: Signals) -> Array:
@@ -225,10 +225,9 @@ class PlayPartsDemonstrator:
             ],
             axis=0,
         )
-        width = motion.closing_width(misfit, APPROACH_WIDTH_M)
         near = (off_axis < 0.01) & (np.abs(to_grasp[:, 2]) < 0.015)
-        closing = near & (s.gripper_target < 0.015)
-        return goal, yaw, np.where(closing, motion.CLOSED_WIDTH_M, width)
+        width = motion.closing_width(misfit, near, s.gripper_target, APPROACH_WIDTH_M)
+        return goal, yaw, width
 
     def _carry(self, s: Signals) -> tuple[Array, Array]:
         """Goal and turn to bring the held peg over its place and down onto the table."""
