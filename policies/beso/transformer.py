@@ -15,8 +15,8 @@ then another one (an action sees every state of the window, a state sees no acti
 trained as such.
 
 Attention does not care in which order tokens lie in memory, only who may attend to whom. They lie
-here as actions, sigma, goals, states, so that the rows to read out and those to compute anew at
-each step are the first ones, whatever the order.
+here in the second order always, so that those to compute anew at each step and the rows to read out
+are the last ones; a mask says which order it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from policies.beso.network import NetworkSettings
 
-# Keys and values of tokens (N, T, width) in one layer.
+# Keys and values of tokens in one layer, each (N, T, width).
 KeysValues = tuple[Tensor, Tensor]
 
 
@@ -65,47 +65,67 @@ class CausalBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, mask: Tensor, kept: KeysValues | None = None, rows: int | None = None
+        self,
+        x: Tensor,
+        count: int,
+        mask: Tensor,
+        kept: KeysValues | None = None,
+        rows: int | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The layer's output, and all keys and values that it attended to.
 
         Args:
-            x: tokens (N, T, width).
-            mask: (T or rows, T + P), 0 where a token may attend and -inf where not.
-            kept: keys and values (N, P, width) of further tokens, which lie after x.
-            rows: how many of the first tokens to return, (N, rows, width); all when left out. The
+            x: tokens (N * T, width): a matrix product and its bias are one operation of the
+                exported graph if the tensor has two dimensions, and two if it has three.
+            count: tokens of a sample, T.
+            mask: (T or rows, P + T), 0 where a token may attend and -inf where not.
+            kept: keys and values (N, P, width) of earlier tokens.
+            rows: how many of the last tokens to return, (N * rows, width); all when left out. The
                 others give only their keys and values.
         """
+        width = x.shape[-1]
         normed = self.norm_attention(x)
         if rows is None:
-            query, key, value = self.query_key_value(normed).chunk(3, dim=-1)
+            joined = self.query_key_value(normed).view(-1, count, 3 * width)
+            query, key, value = joined.chunk(3, dim=-1)
         else:
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            width = x.shape[-1]
-            query = nn.functional.linear(normed[:, :rows], weight[:width], bias[:width])
-            both = nn.functional.linear(normed, weight[width:], bias[width:])
-            key, value = both.chunk(2, dim=-1)
-            x = x[:, :rows]
+            x, few = (part.view(-1, count, width)[:, -rows:].flatten(0, 1) for part in (x, normed))
+            query = nn.functional.linear(few, weight[:width], bias[:width]).view(-1, rows, width)
+            joined = nn.functional.linear(normed, weight[width:], bias[width:])
+            key, value = joined.view(-1, count, 2 * width).chunk(2, dim=-1)
         if kept is not None:
-            key, value = torch.cat([key, kept[0]], dim=1), torch.cat([value, kept[1]], dim=1)
-        x = x + self.project(attend(query, key, value, mask, self.heads))
+            key, value = torch.cat([kept[0], key], dim=1), torch.cat([kept[1], value], dim=1)
+        attended = attend(query, key, value, mask, self.heads)
+        x = x + self.project(attended.view(-1, width))
         output: Tensor = x + self.mlp(self.norm_mlp(x))
         return output, (key, value)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Multi-head attention over tensors (N, T, width); returns (N, T of query, width)."""
+    """Multi-head attention of query (N, T, width) to key and value (N, S, width).
+
+    Args:
+        query: (N, T, width).
+        key: (N, S, width).
+        value: (N, S, width).
+        mask: (T, S), added to the scores.
+        heads: number of heads.
+
+    Returns:
+        (N, T, width).
+    """
     if torch.onnx.is_in_onnx_export():
-        # The standard operator, which splits the heads itself: five operators fewer a layer.
-        attended: Tensor = torch.onnx.ops.attention(
+        # The standard operator, which splits the heads itself: some seven operators fewer a layer.
+        output: Tensor = torch.onnx.ops.attention(
             query, key, value, mask, q_num_heads=heads, kv_num_heads=heads
         )[0]
-        return attended
+        return output
     query, key, value = (
         part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value)
     )
-    attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return attended.transpose(1, 2).flatten(2)
+    output = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return output.transpose(1, 2).flatten(2)
 
 
 class CausalTransformer(nn.Module):
@@ -143,7 +163,7 @@ class CausalTransformer(nn.Module):
         self.register_buffer("mask", self._mask(), persistent=False)
 
     def _mask(self) -> Tensor:
-        """(T, T) for tokens as they lie in memory: actions, sigma, goals, states."""
+        """(T, T) for tokens as they lie in memory: goals, states, sigma, actions."""
         window, rows = self.settings.window, self.settings.rows
         # The place of each token in the sequence of the module's text.
         if self.settings.order == "paper":
@@ -155,7 +175,7 @@ class CausalTransformer(nn.Module):
             goal, state = torch.arange(self.goals), self.goals + torch.arange(window)
             level = torch.full((1,), self.goals + window)
             action = self.goals + window + 1 + torch.arange(rows)
-        place = torch.cat([action, level, goal, state])
+        place = torch.cat([goal, state, level, action])
         hidden = place[None, :] > place[:, None]
         return torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
 
@@ -183,16 +203,19 @@ class CausalTransformer(nn.Module):
         rows = self.settings.rows
         actions = self.action(x) + self.position[self.goals :]
         level = self.level(c_noise[:, None])[:, None].expand(x.shape[0], -1, -1)
-        hidden = torch.cat([actions, level], dim=1)
+        tokens = torch.cat([level, actions], dim=1)
         kept: list[KeysValues | None] = [*context.kept]
         if not kept:
-            hidden = torch.cat([hidden, context.prefix], dim=1)
+            tokens = torch.cat([context.prefix, tokens], dim=1)
             kept = [None] * len(self.blocks)
-        computed = hidden.shape[1]
+        count = tokens.shape[1]
+        hidden = tokens.flatten(0, 1)
         for i, block in enumerate(self.blocks):
             wanted = rows if i == len(self.blocks) - 1 else None
-            hidden, (key, value) = block(hidden, self.mask[: wanted or computed], kept[i], wanted)
+            mask = self.mask[-(wanted or count) :]
+            hidden, (key, value) = block(hidden, count, mask, kept[i], wanted)
             if self.settings.order == "prefix" and kept[i] is None:
-                context.kept.append((key[:, rows + 1 :], value[:, rows + 1 :]))
+                size = context.prefix.shape[1]
+                context.kept.append((key[:, :size], value[:, :size]))
         output: Tensor = self.output(self.norm(hidden))
-        return output
+        return output.view(-1, rows, self.settings.action_size)
