@@ -7,6 +7,9 @@ several right answers everywhere. The state has the paper's ten numbers, actions
 of the effector's target in the plane at 10 Hz, a goal is a full state, and `reward` counts blocks
 in any square, `result` those in the square that was asked for.
 
+A policy also sees what follows from the state: where the effector's target lies from each block, in
+metres and once more finely. Where it touches the block decides where that goes.
+
 What differs from the original: no arm carries the effector, a force-limited drive with two sliding
 joints does; positions are counted from the middle of the table; the squares stay where they are;
 sizes, speeds and the scripted demonstrations are ours; an episode has 200 steps instead of 350.
@@ -39,8 +42,21 @@ _STATE_NAMES = (
     *(f"{point}_{axis}" for point in ("effector", "target") for axis in "xy"),
 )
 _STATE = Field("observation.state", (10,), "m,rad", "table", _STATE_NAMES)
+# Beyond this distance the fine offset saturates; below, it resolves millimetres.
+FINE_RANGE_M = 0.03
+_CONTACT = Field(
+    "observation.state.contact",
+    (8,),
+    "m,1",
+    "table",
+    tuple(
+        f"{block}_{part}"
+        for block in BLOCKS
+        for part in ("offset_x", "offset_y", "fine_offset_x", "fine_offset_y")
+    ),
+)
 BLOCK_PUSH_SPEC = Spec(
-    observation=(_STATE,),
+    observation=(_STATE, _CONTACT),
     goal=(Field("goal.state", (10,), "m,rad", "table", _STATE_NAMES),),
     action=(Field("action", (2,), "m", "table", ("dx", "dy")),),
     rate_hz=POLICY_HZ,
@@ -138,7 +154,7 @@ class BlockPushBatch:
         behind one of them.
 
         Returns:
-            The observation (N, 20) of all simulations.
+            The observation (N, 28) of all simulations.
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
         seeds = np.asarray(seeds)
@@ -242,7 +258,7 @@ class BlockPushBatch:
             actions: (N, 2), displacement of the effector's target, m; clipped to the largest.
 
         Returns:
-            Observation (N, 20), success (N,), done (N,) and info; see the class.
+            Observation (N, 28), success (N,), done (N,) and info; see the class.
         """
         actions = np.asarray(actions, dtype=float)
         if actions.shape != (self.num_envs, 2):
@@ -337,8 +353,11 @@ class BlockPushBatch:
         }
 
     def observe(self) -> Observation:
-        """State and goal, (N, 20)."""
-        return np.concatenate([self.state, self.goal], axis=1).astype(np.float32)
+        """State, contact and goal, (N, 28)."""
+        target = self.state[:, 8:]
+        offsets = [target - self.state[:, start : start + 2] for start in (0, 3)]
+        contact = [part for v in offsets for part in (v, np.tanh(v / FINE_RANGE_M))]
+        return np.concatenate([self.state, *contact, self.goal], axis=1).astype(np.float32)
 
     def achieved(self) -> Observation:
         """The present state as a goal, (N, 10)."""

@@ -30,7 +30,10 @@ class Habits:
         near_m: a block this near to its square's centre is done with.
         avoid_m: distance from the other block's centre that it keeps.
         speed_spread: relative standard deviation of the speed from episode to episode.
-        disturb_probability, disturb_m: probability and standard deviation of a disturbance.
+        burst_probability: probability that a disturbance begins at a calm step.
+        burst_steps: its fewest and most steps.
+        burst_m: how far it drives the effector in each, in one direction: where it ends up is far
+            enough off to show the way back from there.
     """
 
     step_m: float = 0.02
@@ -40,8 +43,9 @@ class Habits:
     near_m: float = 0.018
     avoid_m: float = 0.065
     speed_spread: float = 0.1
-    disturb_probability: float = 0.08
-    disturb_m: float = 0.012
+    burst_probability: float = 0.04
+    burst_steps: tuple[int, int] = (1, 5)
+    burst_m: float = 0.025
 
 
 class BlockPushDemonstrator:
@@ -62,6 +66,8 @@ class BlockPushDemonstrator:
         self.square = np.zeros((n, 2), dtype=int)
         self.turn = np.zeros(n, dtype=int)
         self._speed = np.ones(n)
+        self._burst = np.zeros((n, 2))
+        self._burst_steps = np.zeros(n, dtype=int)
         self._rngs = [np.random.default_rng(0)] * n
         self.reset(np.zeros(n, dtype=int))
 
@@ -71,7 +77,7 @@ class BlockPushDemonstrator:
         for i, seed in zip(ids, np.asarray(seeds), strict=True):
             rng = self._rngs[i] = np.random.default_rng([int(seed), 1])
             self.order[i], self.square[i] = rng.permutation(2), rng.permutation(2)
-            self.turn[i] = 0
+            self.turn[i] = self._burst_steps[i] = 0
             self._speed[i] = np.clip(rng.normal(1.0, self.habits.speed_spread), 0.7, 1.3)
             self.finished[i] = self.succeeded[i] = False
 
@@ -82,10 +88,15 @@ class BlockPushDemonstrator:
         wanted[self.finished] = 0.0
         executed = wanted.copy()
         for i in np.flatnonzero(~self.finished):
-            rng = self._rngs[i]
-            noise, chance = rng.normal(size=2), rng.random()
-            if chance < self.habits.disturb_probability:
-                executed[i] += self.habits.disturb_m * noise
+            rng, h = self._rngs[i], self.habits
+            chance, angle = rng.random(), rng.uniform(-np.pi, np.pi)
+            steps = rng.integers(h.burst_steps[0], h.burst_steps[1] + 1)
+            if self._burst_steps[i] == 0 and chance < h.burst_probability:
+                self._burst_steps[i] = steps
+                self._burst[i] = h.burst_m * np.array([np.cos(angle), np.sin(angle)])
+            if self._burst_steps[i] > 0:
+                self._burst_steps[i] -= 1
+                executed[i] = self._burst[i]
         return wanted, executed
 
     def _blocks(self) -> tuple[Array, Array, Array]:
