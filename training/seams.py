@@ -225,8 +225,8 @@ def table(results: list[dict[str, Any]]) -> str:
         f"{'delay':>6} {'handover':<10} {'seam max':>9} {'p95':>6} {'median':>6} "
         f"{'else max':>9} {'p95':>6} {'median':>6} {'all: seam':>9} {'else':>6} {'jump p95':>9} "
         f"{'success':>8}",
-        f"{'ms':>6} {'':<10} {'rad/s^2':>9} {'':>6} {'':>6} {'':>9} {'':>6} {'':>6} {'':>9} {'':>6} "
-        f"{'mm':>9}",
+        f"{'ms':>6} {'':<10} {'rad/s^2':>9} {'':>6} {'':>6} {'':>9} {'':>6} {'':>6} {'':>9} "
+        f"{'':>6} {'mm':>9}",
     ]
     for r in results:
         numbers = [

@@ -28,6 +28,7 @@ from policies.beso.baselines import make_policy
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
+from policies.continuation import DEFAULT, Handover
 from training.dataset import Demonstrations, concatenate, load
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
@@ -429,15 +430,23 @@ def rollout(
     return successes / len(seeds), wilson_interval(successes, len(seeds))
 
 
-def torch_actor(policy: ChunkPolicy, execute_steps: int) -> Actor:
-    """A policy that is not exported yet, with the timing of the nodes."""
+def torch_actor(policy: ChunkPolicy, execute_steps: int, handover: Handover | None = None) -> Actor:
+    """A policy that is not exported yet, with the timing and the handover of the nodes."""
 
-    def infer(observation: Any, noise: Any) -> Any:
+    def infer(observation: Any, noise: Any, **continued: Any) -> Any:
+        more = {name: torch.from_numpy(array).float() for name, array in continued.items()}
         with torch.no_grad():
-            return policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
+            return policy(torch.from_numpy(observation), torch.from_numpy(noise), **more).numpy()
 
     settings = policy.settings
-    return policy_actor(infer, policy.noise_shape, settings.horizon, execute_steps, settings.window)
+    return policy_actor(
+        infer,
+        policy.noise_shape,
+        settings.horizon,
+        execute_steps,
+        settings.window,
+        handover=handover or DEFAULT,
+    )
 
 
 if __name__ == "__main__":

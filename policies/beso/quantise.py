@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-# Smaller weights stay in fp32: those that read observation and action and write the action. It would
-# save no time, and an observation in 8 bits is a coarse one: it may reach 10 standard deviations.
+# Smaller weights stay in fp32: those that read observation and action and write the action. Eight
+# bits would save no time there, and an observation may reach 10 standard deviations.
 LEAST_ELEMENTS = 2**15
 
 
@@ -40,19 +40,14 @@ def quantise(graph: bytes) -> bytes:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(folded)
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(
-            graph,
-            options,
-            providers=["CPUExecutionProvider"],
-            # The product has to stay apart from its bias: that is what is quantised.
-            disabled_optimizers=["MatMulAddFusion"],
-        )
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         model = onnx.load(folded)
         size = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
         small = [
-            node.name
+            # The quantiser takes a product with bias apart and names the parts so.
+            node.name + {"Gemm": "_MatMul", "MatMul": ""}[node.op_type]
             for node in model.graph.node
-            if node.op_type == "MatMul" and size.get(node.input[1], 0) < LEAST_ELEMENTS
+            if node.op_type in ("Gemm", "MatMul") and size.get(node.input[1], 0) < LEAST_ELEMENTS
         ]
         # It would advise a preprocessing that has just been done.
         logging.getLogger().setLevel(logging.ERROR)

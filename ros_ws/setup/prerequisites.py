@@ -97,7 +97,5 @@ def without_numpy_2(lock: str) -> str:
 
     OpenCV is only for drawing; nothing that a robot runs imports it.
     """
-    kept = [
-        line for line in lock.splitlines() if not line.startswith(("numpy==", "opencv-python"))
-    ]
+    kept = [line for line in lock.splitlines() if not line.startswith(("numpy==", "opencv-python"))]
     return "\n".join(kept) + "\n"

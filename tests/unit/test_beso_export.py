@@ -3,73 +3,145 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
+from policies.beso.baselines import make_policy
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.export import export_onnx
-from policies.beso.network import SIGMA_DATA, NetworkSettings, Normaliser, ScorePolicy
+from policies.beso.network import SIGMA_DATA, NetworkSettings, Normaliser
+from policies.beso.policy import ChunkPolicy, ScorePolicy
+from policies.beso.quantise import quantise
 
 INPUT, GOAL, ACTION, HORIZON = 11, 3, 4, 5
+Arrays = dict[str, np.ndarray]
 
 
-def random_policy(kind: str, sampler: SamplerSettings | None = None) -> ScorePolicy:
+def random_policy(
+    kind: str, sampler: SamplerSettings | None = None, method: str = "beso", **shape: object
+) -> ChunkPolicy:
     """Small, with every weight random: a fresh network's zero layers would hide errors."""
     torch.manual_seed(0)
-    settings = NetworkSettings(kind, INPUT, GOAL, ACTION, HORIZON, width=32, blocks=2, heads=2)
-    policy = ScorePolicy(settings)
+    sizes = {"width": 32, "blocks": 2, "heads": 2, "horizon": HORIZON} | shape
+    settings = NetworkSettings(kind, INPUT, GOAL, ACTION, **sizes)  # type: ignore[arg-type]
+    policy = make_policy(method, settings)
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    policy.normaliser.fit(2.0 + 3.0 * torch.randn(500, INPUT), 0.3 + 0.5 * torch.randn(500, ACTION))
+    policy.fit(2.0 + 3.0 * torch.randn(500, INPUT), 0.3 + 0.5 * torch.randn(500, ACTION))
     policy.sampler = sampler or SamplerSettings()
     return policy.eval()
 
 
-def random_inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(batch)
-    return (
-        2.0 + 3.0 * torch.randn(batch, INPUT, generator=generator),
-        torch.randn(batch, HORIZON, ACTION, generator=generator),
-    )
+def random_inputs(policy: ChunkPolicy, batch: int) -> Arrays:
+    generator = np.random.default_rng(batch)
+    window = policy.settings.window
+    seen = (INPUT,) if window == 1 else (window, INPUT)
+    observation = 2.0 + 3.0 * generator.standard_normal((batch, *seen))
+    noise = generator.standard_normal((batch, *policy.noise_shape))
+    return {"observation": observation.astype("f4"), "noise": noise.astype("f4")}
+
+
+def run_torch(policy: ChunkPolicy, feed: Arrays) -> np.ndarray:
+    with torch.no_grad():
+        actions: np.ndarray = policy(*(torch.from_numpy(part) for part in feed.values())).numpy()
+    return actions
+
+
+def exported(policy: ChunkPolicy, folder: Path) -> bytes:
+    path = folder / "policy.onnx"
+    export_onnx(policy, path)
+    return path.read_bytes()
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(
-    ("kind", "sampler"),
+    "policy",
     [
-        ("mlp", SamplerSettings()),
-        ("mlp", SamplerSettings(name="heun", schedule="karras", steps=2, noise_scale=0.3)),
-        ("mlp", SamplerSettings(name="dpmpp_2m", schedule="linear", cfg_lambda=1.5)),
-        ("transformer", SamplerSettings(steps=1, cfg_lambda=2.0)),
-        ("bc", None),
+        random_policy("mlp"),
+        random_policy(
+            "mlp", SamplerSettings(name="heun", schedule="karras", steps=2, noise_scale=0.3)
+        ),
+        random_policy("mlp", SamplerSettings(name="dpmpp_2m", schedule="linear", cfg_lambda=1.5)),
+        random_policy("mlp", SamplerSettings(name="euler_ancestral"), window=2),
+        random_policy("transformer", SamplerSettings(steps=1, cfg_lambda=2.0)),
+        random_policy("transformer", window=3, horizon=1, goal_states=3),
+        random_policy("transformer", window=3, order="prefix"),
+        random_policy("transformer", SamplerSettings(cfg_lambda=1.5), window=2, order="prefix"),
+        random_policy("mlp", method="bc"),
     ],
 )
-def test_graph_agrees_with_torch_at_any_batch(
-    kind: str, sampler: SamplerSettings | None, tmp_path: Path
-) -> None:
-    policy = random_policy(kind, sampler)
-    path = tmp_path / "policy.onnx"
-    export_onnx(policy, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def test_graph_agrees_with_torch_at_any_batch(policy: ChunkPolicy, tmp_path: Path) -> None:
+    session = open_session(exported(policy, tmp_path))
     for batch in (1, 2, 7):
-        observation, noise = random_inputs(batch)
-        with torch.no_grad():
-            expected = policy(observation, noise).numpy()
-        feed = {"observation": observation.numpy(), "noise": noise.numpy()}
+        feed = random_inputs(policy, batch)
+        expected = run_torch(policy, feed)
         (found,) = session.run(["actions"], feed)
-        assert found.shape == (batch, HORIZON, ACTION)
+        assert found.shape == (batch, policy.settings.horizon, ACTION)
         assert np.abs(found - expected).max() <= 1e-5
     stored = json.loads(session.get_modelmeta().custom_metadata_map["sampler"])
-    assert stored == (None if kind == "bc" else policy.sampler.to_dict())
+    assert stored == (policy.sampler.to_dict() if isinstance(policy, ScorePolicy) else None)
 
 
-def test_graph_says_nothing_of_the_machine_that_made_it(tmp_path: Path) -> None:
-    path = tmp_path / "policy.onnx"
-    export_onnx(random_policy("bc"), path)
-    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+def large_policy(order: str) -> ChunkPolicy:
+    """Wide enough that its matrices are quantised, with the weights of a fresh network."""
+    torch.manual_seed(1)
+    shape = {"horizon": 1, "width": 192, "blocks": 2, "heads": 4, "window": 4}
+    settings = NetworkSettings("transformer", INPUT, GOAL, ACTION, order=order, **shape)  # type: ignore[arg-type]
+    return make_policy("beso", settings).eval()
+
+
+@pytest.mark.parametrize("order", ["paper", "prefix"])
+def test_quantised_graph_stays_near_the_exact_one(order: str, tmp_path: Path) -> None:
+    policy = large_policy(order)
+    exact = exported(policy, tmp_path)
+    rounded = quantise(exact)
+    assert len(rounded) < 0.4 * len(exact)
+    model = onnx.load_from_string(rounded)
+    products = [node.op_type for node in model.graph.node].count("MatMulInteger")
+    # Four a layer; the last one computes its queries apart.
+    assert products == 3 * (4 * policy.settings.blocks + 1)
+    assert {node.domain for node in model.graph.node} == {""}, "standard operators only"
+    session = open_session(rounded)
+    stored = json.loads(session.get_modelmeta().custom_metadata_map["sampler"])
+    assert stored == policy.sampler.to_dict()
+    for batch in (1, 2, 64):
+        feed = random_inputs(policy, batch)
+        expected = run_torch(policy, feed)
+        (found,) = session.run(["actions"], feed)
+        # A batch shares the scale of its activations: the larger it is, the coarser.
+        assert np.abs(found - expected).mean() < 0.05 * expected.std()
+        previous = expected + 1.0
+        weight = np.ones(expected.shape[:2], dtype=np.float32)
+        (held,) = session.run(["actions"], feed | {"previous": previous, "weight": weight})
+        np.testing.assert_allclose(held, previous, atol=1e-4)
+
+
+def test_no_pair_of_products_overflows_16_bits(tmp_path: Path) -> None:
+    model = onnx.load_from_string(quantise(exported(large_policy("paper"), tmp_path)))
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    matrices = [array.astype(int) for array in weights if array.dtype == np.int8 and array.ndim > 1]
+    assert matrices
+    for matrix in matrices:
+        pairs = np.abs(matrix[0::2]) + np.abs(matrix[1::2])
+        assert 255 * int(pairs.max()) <= np.iinfo(np.int16).max
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_graph_says_nothing_of_the_machine_that_made_it(precision: str, tmp_path: Path) -> None:
+    graph = exported(random_policy("mlp", width=256), tmp_path)
+    content = quantise(graph) if precision == "int8" else graph
+    for name in (Path(__file__).parents[2], tmp_path, tempfile.gettempdir() + os.sep):
+        assert str(name).encode() not in content
 
 
 def test_normalised_actions_have_the_spread_the_preconditioning_assumes() -> None:
@@ -91,13 +163,12 @@ def test_observations_are_bounded_after_normalisation() -> None:
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
 def test_guidance_zero_ignores_the_goal_and_one_follows_it(kind: str) -> None:
     policy = random_policy(kind, SamplerSettings(cfg_lambda=0.0))
-    observation, noise = random_inputs(6)
-    other = observation.clone()
-    other[:, INPUT - GOAL :] += 1.0
-    with torch.no_grad():
-        torch.testing.assert_close(policy(observation, noise), policy(other, noise))
-        policy.sampler = SamplerSettings(cfg_lambda=1.0)
-        assert (policy(observation, noise) - policy(other, noise)).abs().max() > 1e-3
+    feed = random_inputs(policy, 6)
+    other = feed | {"observation": feed["observation"].copy()}
+    other["observation"][:, INPUT - GOAL :] += 1.0
+    np.testing.assert_allclose(run_torch(policy, feed), run_torch(policy, other))
+    policy.sampler = SamplerSettings(cfg_lambda=1.0)
+    assert np.abs(run_torch(policy, feed) - run_torch(policy, other)).max() > 1e-3
 
 
 def test_goals_are_dropped_whole_and_per_sample() -> None:
@@ -109,19 +180,6 @@ def test_goals_are_dropped_whole_and_per_sample() -> None:
     assert torch.equal(dropped[:, : INPUT - GOAL], observation[:, : INPUT - GOAL])
 
 
-def test_transformer_is_causal_over_the_chunk() -> None:
-    policy = random_policy("transformer")
-    observation, noise = random_inputs(2)
-    changed = noise.clone()
-    changed[:, 3:] += 1.0
-    level = torch.zeros(1)
-    with torch.no_grad():
-        first = policy.network(noise, level, observation)
-        second = policy.network(changed, level, observation)
-    torch.testing.assert_close(first[:, :3], second[:, :3])
-    assert (first[:, 3:] - second[:, 3:]).abs().max() > 1e-3
-
-
 def test_unknown_network_is_refused() -> None:
     with pytest.raises(ValueError, match="network.kind: got 'rnn', expected"):
-        ScorePolicy(NetworkSettings("rnn", INPUT, GOAL, ACTION, HORIZON))
+        NetworkSettings("rnn", INPUT, GOAL, ACTION, HORIZON)
