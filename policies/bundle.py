@@ -148,12 +148,13 @@ def bundle_folder(name_or_path: str | Path) -> Path:
     return ZOO / path if isinstance(name_or_path, str) and len(path.parts) == 1 else path
 
 
-def load_bundle(name_or_path: str | Path, *, hardware_hash: str) -> Bundle:
+def load_bundle(name_or_path: str | Path, *, hardware_hash: str | None) -> Bundle:
     """Reads and verifies a bundle.
 
     Args:
         name_or_path: name of a bundle of the zoo, such as ``"peg_beso"``, or the folder's path.
-        hardware_hash: ``HardwareConfig.hash`` of the robot that will run it.
+        hardware_hash: ``HardwareConfig.hash`` of the robot that will run it; None where no robot
+            will, as when its speed is measured.
 
     Raises:
         BundleError: anything is not as the manifest says, or the policy is for another robot.
@@ -162,7 +163,7 @@ def load_bundle(name_or_path: str | Path, *, hardware_hash: str) -> Bundle:
     root, problems = read_json(folder / MANIFEST, f"{folder.name}/{MANIFEST}", BundleError)
     manifest = read_manifest(root, (GRAPH, CHECK), (WEIGHTS,))
     problems.raise_if_any(BundleError)
-    if manifest.hardware_hash != hardware_hash:
+    if hardware_hash is not None and manifest.hardware_hash != hardware_hash:
         expected = f"{hardware_hash!r}, the hash of this robot's hardware config"
         problems.add("hardware_hash", repr(manifest.hardware_hash), expected)
         problems.raise_if_any(BundleError)

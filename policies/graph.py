@@ -11,6 +11,22 @@ from hardware_configs.strict import Problems
 from policies.manifest import Manifest
 
 
+def make_session(graph: bytes) -> Any:
+    """An onnxruntime session as policies are served: on the CPU, in one thread.
+
+    Raises:
+        Exception: whatever onnxruntime finds wrong with the graph.
+    """
+    # Imported here: it takes most of a second, and only who runs a graph should pay for it.
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    # One thread: small graphs lose by more, and the control loop needs the other core.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong is in the exception
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
     """Opens a graph and compares its inputs, output and baked-in sampler with the manifest.
 
@@ -22,15 +38,8 @@ def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
     Returns:
         the onnxruntime session, or None when onnxruntime refuses the graph.
     """
-    # Imported here: it takes most of a second, and only who runs a graph should pay for it.
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    # One thread: small graphs lose by more, and the control loop needs the other core.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is in the exception
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = make_session(graph)
     # onnxruntime's errors have no common base but Exception
     except Exception as reason:  # noqa: BLE001
         text = " ".join(str(reason).split())

@@ -69,7 +69,7 @@ class Args:
     """Physics threads, 0 for one per core (sim)."""
     delay_ms: float | None = None
     """Time from an observation to the arrival of its chunk (sim): it takes over at the next policy
-    step. As in the nodes, less than a step, when left out.
+    step. When left out as in the nodes, less than a step, or none where the task waits.
     """
     real_time_factor: float = 0.0
     """Speed of the simulated cell, 0 for the hardware config's (ros). Below 1 where the machine is
@@ -119,7 +119,9 @@ def warn_of_training_seeds(args: Args, manifest: Manifest) -> None:
 
 def latency_steps(args: Args, rate_hz: float) -> int:
     """Policy steps between an observation and the first use of its chunk."""
-    return 1 if args.delay_ms is None else delay_steps(1e-3 * args.delay_ms, rate_hz)
+    if args.delay_ms is None:
+        return tasks.LATENCY_STEPS[args.task]
+    return delay_steps(1e-3 * args.delay_ms, rate_hz)
 
 
 def evaluate_in_sim(args: Args) -> dict[str, Any]:

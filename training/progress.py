@@ -9,16 +9,18 @@ LOG_PERIOD_S = 10.0
 
 
 class Progress:
-    """Shows how many episodes are over, and how fast, on stderr.
+    """Shows how many episodes, or other things, are over, and how fast, on stderr.
 
     On a terminal one line is kept up to date; elsewhere a line is written every ten seconds.
 
     Args:
-        total: episodes in all.
+        total: things in all.
+        things: what they are called.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, things: str = "episodes") -> None:
         self.total = total
+        self._things = things
         self._terminal = sys.stderr.isatty()
         self._started = time.monotonic()
         self._shown = self._started
@@ -31,6 +33,6 @@ class Progress:
             return
         self._shown = now
         per_minute = 60.0 * over / max(now - self._started, 1e-9)
-        line = f"{over}/{self.total} episodes, {text}, {per_minute:.0f} a minute"
+        line = f"{over}/{self.total} {self._things}, {text}, {per_minute:.0f} a minute"
         end = "" if self._terminal and not last else "\n"
         print(f"\r\033[K{line}" if self._terminal else line, end=end, file=sys.stderr, flush=True)

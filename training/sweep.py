@@ -111,7 +111,11 @@ def measure(args: Args, run: Run, settings: dict[str, float], title: str) -> dic
         )
     if args.starts and not hasattr(env, "start_seed"):
         raise ValueError(f"--starts: got {args.starts}, expected none for {args.task}")
-    actor = torch_actor(policy, args.execute_steps or run.origin["execute_steps"])
+    actor = torch_actor(
+        policy,
+        args.execute_steps or run.origin["execute_steps"],
+        tasks.LATENCY_STEPS[args.task],
+    )
     progress = Progress(args.episodes)
     seeds = list(range(args.seed0, args.seed0 + args.episodes))
     parts = args.starts or 1

@@ -424,13 +424,18 @@ def rollout(
         data.generator["clearance_mm"],
         nthread=args.threads,
     )
-    actor = torch_actor(policy, args.execute_steps)
+    actor = torch_actor(policy, args.execute_steps, tasks.LATENCY_STEPS[data.task])
     seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
     successes = sum(e.success for e in run_episodes(env, actor, seeds))
     return successes / len(seeds), wilson_interval(successes, len(seeds))
 
 
-def torch_actor(policy: ChunkPolicy, execute_steps: int, handover: Handover | None = None) -> Actor:
+def torch_actor(
+    policy: ChunkPolicy,
+    execute_steps: int,
+    latency_steps: int,
+    handover: Handover | None = None,
+) -> Actor:
     """A policy that is not exported yet, with the timing and the handover of the nodes."""
 
     def infer(observation: Any, noise: Any, **continued: Any) -> Any:
@@ -445,7 +450,8 @@ def torch_actor(policy: ChunkPolicy, execute_steps: int, handover: Handover | No
         settings.horizon,
         execute_steps,
         settings.window,
-        handover=handover or DEFAULT,
+        latency_steps,
+        handover or DEFAULT,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +42,21 @@ def export_onnx(policy: ChunkPolicy, path: Path) -> None:
     }
     batch = torch.export.Dim("batch", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        policy,
-        tuple(inputs.values()),
-        input_names=list(inputs),
-        output_names=["actions"],
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
-        # 23 is the first with attention and GELU as operators.
-        opset_version=23,
-        dynamo=True,
-        verbose=False,
-        optimize=True,
-    )
+    with warnings.catch_warnings():
+        # Of torch's own deprecated calls, and of dimensions that two inputs share.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            policy,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=["actions"],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            # 23 is the first with attention and GELU as operators.
+            opset_version=23,
+            dynamo=True,
+            verbose=False,
+            optimize=True,
+        )
     assert program is not None
     model = program.model_proto
     sampler = policy.sampler.to_dict() if isinstance(policy, ScorePolicy) else None

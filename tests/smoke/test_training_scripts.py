@@ -231,6 +231,23 @@ def test_play_is_recorded(tmp_path: Path) -> None:
     assert data.disturbed.any() and not data.disturbed.all()
 
 
+def test_policy_latency_compares_every_network_in_one_run(tmp_path: Path) -> None:
+    report, picture = tmp_path / "latency.json", tmp_path / "latency.png"
+    few = ("--rounds", 2, "--calls", 1, "--report", report, "--picture", picture)
+    done = run("benchmark", "policy-latency", *few)
+    assert last_line(done).startswith("| bundle peg_beso fp32")
+    content = json.loads(report.read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    # The published sizes: 9.38 M for the kitchen, 9 M for Diffusion Policy's transformer.
+    assert rows["beso kitchen, onnx int8"]["parameters_m"] == pytest.approx(9.38, abs=0.01)
+    peer = rows["Diffusion Policy transformer, DDIM 10, eager torch"]
+    assert peer["parameters_m"] == pytest.approx(9.0, abs=0.1) and peer["times_peer"] == 1.0
+    eager = rows["beso kitchen, eager torch"]["p50_ms"]
+    fp32 = rows["beso kitchen, onnx fp32"]
+    assert fp32["times_eager"] == pytest.approx(eager / fp32["p50_ms"])
+    assert content["machine"]["cpu"] and picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
@@ -238,6 +255,7 @@ def test_play_is_recorded(tmp_path: Path) -> None:
         ("train_beso", ("--data", "nothing.npz"), "nothing.npz: no such file"),
         ("export", ("--run", "nothing", "--bundle", "x"), "nothing: got no readable run"),
         ("sweep", ("--runs", "nothing"), "nothing: got no readable run"),
+        ("benchmark", ("policy-latency", "--rounds", 0), "--rounds: got 0, expected at least 1"),
         ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
         (
             "evaluate",
