@@ -32,6 +32,9 @@ from training.progress import Progress
 from training.rollout import run_episodes, wilson_interval
 from training.train_beso import torch_actor
 
+MEASURES = ("reward", "result", "moved", "modes_covered", "modes_entropy")
+"""Of what the tasks measure beside success, what a table shows: means over the runs."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -180,6 +183,11 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "ci95": [round(low, 4), round(high, 4)],
                 "lowest_run": min(rates),
                 "highest_run": max(rates),
+                "measures": {
+                    key: round(sum(row[key] for row in members) / len(members), 4)
+                    for key in MEASURES
+                    if all(key in row for row in members)
+                },
             }
         )
     return lines
@@ -199,6 +207,19 @@ def table(lines: list[dict[str, Any]]) -> str:
             rate = f" {line['success_rate']:.1%} ({low:.1%} to {high:.1%})" if line else ""
             text += f"{rate} |"
         text += "\n"
+    return text
+
+
+def details(lines: list[dict[str, Any]]) -> str:
+    """What a task measures beside success as a table in Markdown; nothing where it does not."""
+    keys = [key for key in MEASURES if any(key in line["measures"] for line in lines)]
+    if not keys:
+        return ""
+    heads = ("method", "steps", *(key.replace("_", " ") for key in keys))
+    text = "\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|\n"
+    for line in lines:
+        cells = [f"{line['measures'][key]:.3f}" for key in keys]
+        text += f"| {line['group']} | {line['steps'] or ''} | " + " | ".join(cells) + " |\n"
     return text
 
 
@@ -270,7 +291,7 @@ def main(args: Args) -> None:
         level = args.level or tasks.USUAL_LEVELS[args.task]
         title = f"{args.task}, level {level}, {args.episodes} episodes a run"
         draw(lines, title, args.picture)
-    print(table(lines), end="")
+    print(table(lines) + details(lines), end="")
 
 
 if __name__ == "__main__":
