@@ -2,7 +2,8 @@
 
     python -m training.film --bundle peg_beso --seed 7 --out film.png
 
-The robot wears its meshes where pybullet brings them; the physics is that of the evaluator.
+The robot wears its meshes where pybullet brings them; the physics is that of the evaluator. The
+table of block_push is drawn from above, its goal as outlines.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import mujoco
@@ -20,10 +21,10 @@ import tyro
 
 from policies.bundle import load_bundle
 from policies.runtime import Policy
-from sim import cell
+from sim import cell, tasks
 from sim.render import Camera
 from sim.robots.panda.dress import dress
-from sim.tasks import make
+from sim.tasks import play_parts
 from training.rollout import bundle_actor, expert_actor, run_episodes
 
 Picture = npt.NDArray[np.uint8]
@@ -35,16 +36,16 @@ class Args:
 
     out: Path
     """File to write: .png for a strip of frames, .mp4 for a film."""
-    task: Literal["peg_insert"] = "peg_insert"
-    """Task of the cell."""
+    task: Literal["peg_insert", "play_parts", "block_push"] = "peg_insert"
+    """Task of the cell, or the block-pushing benchmark."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
     """Show the scripted expert instead."""
-    level: Literal["low", "med", "high"] = "med"
-    """Level of randomisation."""
-    clearance_mm: float = 0.5
-    """Gap between peg and socket on each side, mm."""
+    level: Literal["low", "med", "high"] | None = None
+    """Level of randomisation; the task's usual one when left out."""
+    clearance_mm: float | None = None
+    """Gap between peg and socket on each side, mm; the task's own when left out."""
     seed: int = 0
     """The episode's seed."""
     frames: int = 6
@@ -55,6 +56,58 @@ class Args:
     """Azimuth and elevation in degrees and distance in m of the camera from the cell's middle."""
 
 
+class CellStage:
+    """Records states of the MuJoCo cell and renders those that are wanted."""
+
+    def __init__(self, env: Any, args: Args) -> None:
+        self.env, self.args = env, args
+        self.states: list[npt.NDArray[np.float64]] = []
+
+    def record(self) -> None:
+        """Keeps the state before a step."""
+        self.states.append(self.env.batch.state[0].copy())
+
+    def pictures(self, chosen: list[int]) -> list[Picture]:
+        """The recorded states `chosen`, BGR."""
+        env, args = self.env, self.args
+        if args.task == "play_parts":
+            spec = play_parts.build_spec(env.config)
+        else:
+            gap_mm = tasks.CLEARANCE_MM[args.task]
+            gap_mm = gap_mm if args.clearance_mm is None else args.clearance_mm
+            spec = cell.build_spec(env.config, gap_mm * 1e-3)
+        dress(spec)
+        # The sensors' and the solver's rows are of the same size with and without the meshes.
+        model = spec.compile()
+        data = mujoco.MjData(model)
+        camera = mujoco.MjvCamera()
+        camera.lookat[:] = (0.45, 0.04, 0.17)
+        camera.azimuth, camera.elevation, camera.distance = args.view
+        found: list[Picture] = []
+        with Camera(model, *args.size) as renderer:
+            for i in chosen:
+                mujoco.mj_setState(model, data, self.states[i], mujoco.mjtState.mjSTATE_INTEGRATION)
+                mujoco.mj_forward(model, data)
+                found.append(np.ascontiguousarray(renderer.picture(data, camera)[:, :, ::-1]))
+        return found
+
+
+class TableStage:
+    """Draws the table of block_push at every step."""
+
+    def __init__(self, env: Any, args: Args) -> None:
+        self.env, self.size = env, min(args.size)
+        self.drawn: list[Picture] = []
+
+    def record(self) -> None:
+        """Draws the table before a step."""
+        self.drawn.append(np.ascontiguousarray(self.env.render(0, self.size)[:, :, ::-1]))
+
+    def pictures(self, chosen: list[int]) -> list[Picture]:
+        """The recorded pictures `chosen`, BGR."""
+        return [self.drawn[i].copy() for i in chosen]
+
+
 def main(args: Args) -> None:
     """Runs the episode, then draws what was recorded.
 
@@ -63,43 +116,36 @@ def main(args: Args) -> None:
     """
     if args.out.suffix not in (".png", ".mp4"):
         raise ValueError(f"--out: got {args.out.name}, expected a name that ends in .png or .mp4")
-    env = make(args.task, 1, args.level, args.clearance_mm)
+    if args.expert and args.task not in tasks.EXPERTS:
+        raise ValueError(f"--expert: got task {args.task}, expected {', '.join(tasks.EXPERTS)}")
+    env = tasks.make(args.task, 1, args.level, args.clearance_mm)
     actor = expert_actor()
     if not args.expert:
-        bundle = load_bundle(args.bundle, hardware_hash=env.config.hash)
-        actor = bundle_actor(Policy(bundle))
-    states: list[npt.NDArray[np.float64]] = []
+        bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
+        if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
+            raise ValueError(
+                f"--bundle: got a policy for {bundle.manifest.task}, expected {args.task}"
+            )
+        actor = bundle_actor(Policy(bundle), tasks.LATENCY_STEPS[args.task])
+    stage = TableStage(env, args) if args.task == "block_push" else CellStage(env, args)
     step = env.step
 
     def recorded(actions: npt.NDArray[np.floating]) -> tuple:
-        states.append(env.batch.state[0].copy())
+        stage.record()
         return step(actions)
 
-    env.step = recorded  # type: ignore[method-assign]
+    env.step = recorded
     episode = run_episodes(env, actor, [args.seed])[0]
-    states.append(env.batch.state[0].copy())
+    stage.record()
 
-    spec = cell.build_spec(env.config, args.clearance_mm * 1e-3)
-    dress(spec)
-    # The sensors' and the solver's rows are of the same size with and without the meshes.
-    model = spec.compile()
-    data = mujoco.MjData(model)
-    camera = mujoco.MjvCamera()
-    camera.lookat[:] = (0.45, 0.04, 0.17)
-    camera.azimuth, camera.elevation, camera.distance = args.view
-    chosen = range(len(states))
+    chosen = range(episode.steps + 1)
     if args.out.suffix == ".png":
-        chosen = np.linspace(0, len(states) - 1, args.frames).round().astype(int)
-    pictures: list[Picture] = []
-    with Camera(model, *args.size) as renderer:
-        for i in chosen:
-            mujoco.mj_setState(model, data, states[i], mujoco.mjtState.mjSTATE_INTEGRATION)
-            mujoco.mj_forward(model, data)
-            picture = np.ascontiguousarray(renderer.picture(data, camera)[:, :, ::-1])
-            time_s = f"{i / env.spec.rate_hz:.1f} s"
-            font, grey = cv2.FONT_HERSHEY_SIMPLEX, (60, 60, 60)
-            cv2.putText(picture, time_s, (12, 28), font, 0.7, grey, 2, cv2.LINE_AA)
-            pictures.append(picture)
+        chosen = np.linspace(0, episode.steps, args.frames).round().astype(int)
+    pictures = stage.pictures(list(chosen))
+    for i, picture in zip(chosen, pictures, strict=True):
+        time_s = f"{i / env.spec.rate_hz:.1f} s"
+        font, grey = cv2.FONT_HERSHEY_SIMPLEX, (60, 60, 60)
+        cv2.putText(picture, time_s, (12, 28), font, 0.7, grey, 2, cv2.LINE_AA)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".png":
         half = (len(pictures) + 1) // 2
@@ -108,7 +154,8 @@ def main(args: Args) -> None:
         cv2.imwrite(str(args.out), np.vstack(rows))
     else:
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        writer = cv2.VideoWriter(str(args.out), fourcc, env.spec.rate_hz, args.size)
+        size = pictures[0].shape[1::-1]
+        writer = cv2.VideoWriter(str(args.out), fourcc, env.spec.rate_hz, size)
         for picture in pictures:
             writer.write(picture)
         writer.release()

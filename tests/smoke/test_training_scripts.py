@@ -166,6 +166,13 @@ def test_baselines_train_on_play_in_hindsight(method: str, tmp_path: Path) -> No
     few = ("--task", "block_push", "--episodes", 2, "--num-envs", 2, "--steps", 10)
     swept = last_line(run("sweep", "--runs", tmp_path / "push", *few))
     assert swept.startswith(f"| {method} |")
+    if method == "ddpm":
+        return  # is measured in torch only
+    bundle, picture = tmp_path / "push_bundle", tmp_path / "push.png"
+    last_line(run("export", "--run", tmp_path / "push", "--bundle", bundle))
+    shown = run("film", "--task", "block_push", "--bundle", bundle, "--out", picture)
+    assert "after 200 policy steps" in last_line(shown)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_same_seed_trains_the_same_weights(demonstrations: Path, tmp_path: Path) -> None:
