@@ -8,7 +8,8 @@ of the effector's target in the plane at 10 Hz, a goal is a full state, and `rew
 in any square, `result` those in the square that was asked for.
 
 A policy also sees what follows from the state: where the effector's target lies from each block, in
-metres and once more finely. Where it touches the block decides where that goes.
+metres and once more finely, for where it touches the block decides where that goes; and how far
+each block is from the middle of each square, saturating, for that decides when a push is over.
 
 What differs from the original: no arm carries the effector, a force-limited drive with two sliding
 joints does; positions are counted from the middle of the table; the squares stay where they are;
@@ -37,6 +38,7 @@ Rows = NDArray[np.int_]
 
 POLICY_HZ = 10.0
 BLOCKS = ("red", "green")
+SQUARES = ("right", "left")
 _STATE_NAMES = (
     *(f"{block}_{part}" for block in BLOCKS for part in ("x", "y", "yaw")),
     *(f"{point}_{axis}" for point in ("effector", "target") for axis in "xy"),
@@ -55,8 +57,15 @@ _CONTACT = Field(
         for part in ("offset_x", "offset_y", "fine_offset_x", "fine_offset_y")
     ),
 )
+_PLACE = Field(
+    "observation.state.place",
+    (4,),
+    "1",
+    "table",
+    tuple(f"{block}_from_{square}" for block in BLOCKS for square in SQUARES),
+)
 BLOCK_PUSH_SPEC = Spec(
-    observation=(_STATE, _CONTACT),
+    observation=(_STATE, _CONTACT, _PLACE),
     goal=(Field("goal.state", (10,), "m,rad", "table", _STATE_NAMES),),
     action=(Field("action", (2,), "m", "table", ("dx", "dy")),),
     rate_hz=POLICY_HZ,
@@ -154,7 +163,7 @@ class BlockPushBatch:
         behind one of them.
 
         Returns:
-            The observation (N, 28) of all simulations.
+            The observation (N, 32) of all simulations.
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids)
         seeds = np.asarray(seeds)
@@ -258,7 +267,7 @@ class BlockPushBatch:
             actions: (N, 2), displacement of the effector's target, m; clipped to the largest.
 
         Returns:
-            Observation (N, 28), success (N,), done (N,) and info; see the class.
+            Observation (N, 32), success (N,), done (N,) and info; see the class.
         """
         actions = np.asarray(actions, dtype=float)
         if actions.shape != (self.num_envs, 2):
@@ -304,10 +313,14 @@ class BlockPushBatch:
 
     def in_squares(self, i: int | None = None) -> NDArray[np.bool_]:
         """Which block is in which square now, (N, block, square), or of one table (2, 2)."""
-        state = self.state if i is None else self.state[i]
+        distance = self._from_squares(self.state if i is None else self.state[i])
+        return np.asarray(distance < self.table.inside_m)
+
+    def _from_squares(self, state: Array) -> Array:
+        """Distances of blocks from squares' centres, (..., block, square)."""
         blocks = np.stack([state[..., 0:2], state[..., 3:5]], axis=-2)
         offset = blocks[..., :, None, :] - np.array(self.table.squares_m)
-        return np.asarray(np.linalg.norm(offset, axis=-1) < self.table.inside_m)
+        return np.asarray(np.linalg.norm(offset, axis=-1))
 
     def _info(self) -> dict[str, NDArray[Any]]:
         """Credit is given once: a block that has been in a square has earned it."""
@@ -353,11 +366,12 @@ class BlockPushBatch:
         }
 
     def observe(self) -> Observation:
-        """State, contact and goal, (N, 28)."""
+        """State, contact, place and goal, (N, 32)."""
         target = self.state[:, 8:]
         offsets = [target - self.state[:, start : start + 2] for start in (0, 3)]
         contact = [part for v in offsets for part in (v, np.tanh(v / FINE_RANGE_M))]
-        return np.concatenate([self.state, *contact, self.goal], axis=1).astype(np.float32)
+        place = np.tanh(self._from_squares(self.state) / FINE_RANGE_M).reshape(-1, 4)
+        return np.concatenate([self.state, *contact, place, self.goal], axis=1).astype(np.float32)
 
     def achieved(self) -> Observation:
         """The present state as a goal, (N, 10)."""
