@@ -67,6 +67,8 @@ class Args:
     """Scales of the starting noise; the run's own when left out."""
     cfg_lambda: tuple[float, ...] = ()
     """Strengths of guidance; the run's own when left out."""
+    sigma_min: float | None = None
+    """Smallest noise level; the run's own when left out."""
 
     # Output
     report: Path | None = None
@@ -85,6 +87,8 @@ def settings_of(args: Args, run: Run) -> list[dict[str, float]]:
         return [{"steps": steps} for steps in args.steps if 100 % steps == 0]
     if not isinstance(run.policy, ScorePolicy):
         return [{}]
+    if args.sigma_min is not None:
+        run.policy.sampler = replace(run.policy.sampler, sigma_min=args.sigma_min)
     sampler = run.policy.sampler
     noise = args.noise_scale or (sampler.noise_scale,)
     strength = args.cfg_lambda or (sampler.cfg_lambda,)

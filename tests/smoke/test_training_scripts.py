@@ -149,7 +149,7 @@ def test_the_papers_window_trains_exports_and_is_swept(
     swept = run(
         "sweep", "--runs", bundle, *few, "--report", report, "--picture", tmp_path / "s.png"
     )
-    assert last_line(swept).startswith("| beso, noise 0, lambda 1 |")
+    assert last_line(swept).startswith("| beso, noise 0.5, lambda 1 |")
     groups = json.loads(report.read_text())["groups"]
     assert [(g["steps"], g["runs"]) for g in groups] == [(1, 1), (2, 1)]
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
