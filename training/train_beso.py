@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.continuation import DEFAULT, Handover
 from training.dataset import Demonstrations, concatenate, load
+from training.reflow import Pairs, draw_pairs
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 
@@ -92,6 +93,16 @@ class Args:
     """Sampler of validation and rollouts; it travels with the checkpoint and is the default at
     export.
     """
+
+    # Few steps
+    reflow: Path | None = None
+    """Finished run whose own samples become the targets, each with the noise it came from; few
+    steps then do as well as many. Starts from its weights; see training.reflow.
+    """
+    reflow_steps: int = 10
+    """Denoising steps of those samples."""
+    reflow_pairs: int = 200_000
+    """How many of them."""
 
     # Optimisation
     steps: int = 20_000
@@ -217,7 +228,11 @@ def main(args: Args) -> None:
     data = concatenate([load(path) for path in args.data])
     last = run / "last.pt"
     wanted = {"--resume": last if args.resume else None}
-    wanted["--start-from"] = args.start_from / "last.pt" if args.start_from else None
+    if args.reflow and (args.start_from or args.method != "beso"):
+        raise ValueError("--reflow: got --start-from or a --method, expected neither")
+    origin = args.reflow or args.start_from
+    option = "--reflow" if args.reflow else "--start-from"
+    wanted[option] = origin / "last.pt" if origin else None
     for option, checkpoint in wanted.items():
         if checkpoint and not checkpoint.exists():
             raise ValueError(f"{option}: got no checkpoint {checkpoint}, expected a run's")
@@ -266,12 +281,10 @@ def main(args: Args) -> None:
     metrics: list[dict[str, Any]] = []
     commands = ["python -m training.train_beso " + " ".join(sys.argv[1:])]
     first = 0
-    if args.start_from:
-        policy.load_state_dict(
-            torch.load(args.start_from / "last.pt", weights_only=True)["averaged"]
-        )
+    if origin:
+        policy.load_state_dict(torch.load(origin / "last.pt", weights_only=True)["averaged"])
         averaged.load_state_dict(policy.state_dict())
-        commands = read_commands(args.start_from) + commands
+        commands = read_commands(origin) + commands
     if args.resume:
         saved = torch.load(last, weights_only=True)
         commands = read_commands(run) + commands[-1:]
@@ -292,6 +305,13 @@ def main(args: Args) -> None:
     validation_noise = torch.randn(validation_target.shape, generator=fixed)
     validation_level = averaged.draw_level(torch.rand(len(rows), generator=fixed))
     sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
+    pairs: Pairs | None = None
+    if args.reflow:
+        pairs, held_pairs = rectify(args, averaged, inputs, train_rows, rows)
+        validation_observation = inputs(held_pairs.rows, held_pairs.ahead)
+        validation_target, validation_noise = held_pairs.chunk, held_pairs.direction
+        sampling_noise = held_pairs.noise
+        validation_chunk = averaged.normaliser.raw_action(validation_target[:, args.window - 1 :])
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {
         "network": settings.to_dict(),
@@ -312,15 +332,22 @@ def main(args: Args) -> None:
     weights, shadow = list(policy.parameters()), list(averaged.parameters())
     running_loss, started = torch.zeros(()), time.monotonic()
     for step in range(first, args.steps):
-        rows = train_rows[torch.randint(len(train_rows), (args.batch_size,), generator=generator)]
-        noise = torch.randn(args.batch_size, *target.shape[1:], generator=generator)
+        count = len(train_rows) if pairs is None else len(pairs)
+        chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
-        ahead = torch.rand(args.batch_size, generator=generator)
+        if pairs is None:
+            rows = train_rows[chosen]
+            noise = torch.randn(args.batch_size, *target.shape[1:], generator=generator)
+            action = target[rows]
+            ahead = torch.rand(args.batch_size, generator=generator)
+            dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
+        else:
+            rows, ahead, dropped = pairs.rows[chosen], pairs.ahead[chosen], pairs.dropped[chosen]
+            noise, action = pairs.direction[chosen], pairs.chunk[chosen]
         batch = policy.normaliser.observation(inputs(rows, ahead))
         if args.goal_drop > 0.0:
-            dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
             batch = policy.drop_goal(batch, dropped)
-        loss = policy.loss(batch, target[rows], level, noise).mean()
+        loss = policy.loss(batch, action, level, noise).mean()
         optimiser.param_groups[0]["lr"] = learning_rate(args, step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -368,6 +395,33 @@ def main(args: Args) -> None:
         (run / "partial.pt").replace(last)
     plot(metrics, run / "curve.png")
     print(f"{run}: {args.steps} steps, held-out loss {metrics[-1]['validation_loss']:.4f}")
+
+
+def rectify(
+    args: Args,
+    policy: ChunkPolicy,
+    inputs: Inputs,
+    train_rows: torch.Tensor,
+    validation_rows: torch.Tensor,
+) -> tuple[Pairs, Pairs]:
+    """Pairs of noise and the sample of `policy` for training and validation; see training.reflow.
+
+    The noise they start from has the scale of --sampler.noise-scale: the straightened paths begin
+    there, and that temperature is then part of the network.
+    """
+    assert isinstance(policy, ScorePolicy)
+    few = policy.sampler
+    policy.sampler = replace(few, steps=args.reflow_steps, sigma_min=args.sigma_min, cfg_lambda=1.0)
+    generator = torch.Generator().manual_seed(args.seed + 2)
+    found = [
+        draw_pairs(policy, inputs, rows, count, args.goal_drop, generator)
+        for rows, count in (
+            (train_rows, args.reflow_pairs),
+            (validation_rows, len(validation_rows)),
+        )
+    ]
+    policy.sampler = few
+    return found[0], found[1]
 
 
 class Inputs:
