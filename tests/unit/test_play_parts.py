@@ -47,8 +47,9 @@ def test_observation_and_goal_hold_what_they_say():
         vector = columns(env, observation, f"observation.state.{peg}")[:, :3]
         grasp = tool_position + np.einsum("bij,bj->bi", tool_rotation, vector)
         assert grasp == pytest.approx(true[:, k] + [0, 0, GRASP_HEIGHT_M], abs=2 * noise_m)
-    place = columns(env, observation, "observation.state.tool_place")
-    assert place[:, :2] == pytest.approx(tool_position[:, :2], abs=1e-6)
+    pose = columns(env, observation, "observation.state.tool_pose")
+    assert pose[:, :3] == pytest.approx(tool_position, abs=1e-6)
+    assert pose[:, 3:5] == pytest.approx(tool_rotation[:, :2, 2], abs=1e-6)
 
 
 def test_both_pegs_are_wanted_on_spots_that_are_free():
