@@ -29,6 +29,7 @@ from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.continuation import DEFAULT, Handover
+from policies.spec import Spec
 from training.dataset import Demonstrations, concatenate, load
 from training.reflow import Pairs, draw_pairs
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
@@ -262,6 +263,7 @@ def main(args: Args) -> None:
         heads=args.heads,
         window=args.window,
         goal_states=args.goal_states,
+        achieved=achieved_entry(data.spec) if args.hindsight_steps else -1,
         order=args.order,
     )
     inputs = Inputs(data, settings, args.hindsight_steps)
@@ -395,6 +397,23 @@ def main(args: Args) -> None:
         (run / "partial.pt").replace(last)
     plot(metrics, run / "curve.png")
     print(f"{run}: {args.steps} steps, held-out loss {metrics[-1]['validation_loss']:.4f}")
+
+
+def achieved_entry(spec: Spec) -> int:
+    """Where in the flat input stands what the goal is asked of: its first entry, -1 for nowhere.
+
+    The one goal field `goal.x` is asked of the observation field `observation.state.x` or
+    `observation.x` of the same shape.
+    """
+    if len(spec.goal) != 1:
+        return -1
+    (goal,), entry = spec.goal, 0
+    asked_of = [f"observation.{part}{goal.name.removeprefix('goal.')}" for part in ("state.", "")]
+    for field in spec.observation:
+        if field.name in asked_of and field.shape == goal.shape:
+            return entry
+        entry += field.size
+    return -1
 
 
 def rectify(

@@ -47,6 +47,10 @@ class NetworkSettings:
     ones too; horizon 1 and a window above 1 is the paper's setting."""
     goal_states: int = 1
     """How many future states the goal consists of."""
+    achieved: int = -1
+    """Where in the flat input, from this entry on, stands what a goal is asked of (-1: nowhere). An
+    MLP is then shown what is missing, goal minus achieved: which of several things to turn to is a
+    comparison and a choice, which it hardly finds by itself."""
     order: str = "paper"
     """Tokens of the transformer: "paper" is [sigma, goals, s_1, a_1, s_2, ...]; "prefix" is [goals,
     states, sigma, actions], of which the first two are computed once for all denoising steps."""
@@ -66,6 +70,12 @@ class NetworkSettings:
             raise ValueError(
                 f"network.goal_states: got {self.goal_states}, "
                 f"expected a divisor of the goal's {self.goal_size} entries"
+            )
+        last = self.observation_size - self.goal_size // self.goal_states
+        if not -1 <= self.achieved <= max(last, -1):
+            raise ValueError(
+                f"network.achieved: got {self.achieved}, expected -1 or at most {last}, "
+                "so that a goal state fits before the goal"
             )
         if self.kind == "transformer" and self.width % self.heads:
             raise ValueError(
@@ -168,6 +178,8 @@ class ResidualMLP(nn.Module):
         width = settings.width
         chunk_size = settings.rows * settings.action_size
         states = settings.window * settings.observation_size + settings.goal_size
+        if settings.achieved >= 0:
+            states += 2 * settings.goal_size
         self.level = nn.Sequential(
             nn.Linear(1, width // 8), nn.SiLU(), nn.Linear(width // 8, width // 8)
         )
@@ -178,11 +190,18 @@ class ResidualMLP(nn.Module):
 
     def encode(self, observation: Tensor) -> Tensor:
         """The observation's share of the first layer, (N, width), from (N, D) or (N, W, D)."""
+        settings = self.settings
+        newest = observation[:, -1] if observation.dim() == 3 else observation
+        # The goal is asked for now: that of older observations does not count.
+        goal = newest[:, settings.observation_size :]
         if observation.dim() == 3:
-            # The goal is asked for now: that of older observations does not count.
-            states = observation[:, :, : self.settings.observation_size].flatten(1)
-            goal = observation[:, -1, self.settings.observation_size :]
+            states = observation[:, :, : settings.observation_size].flatten(1)
             observation = torch.cat([states, goal], dim=1)
+        if settings.achieved >= 0:
+            size = settings.goal_size // settings.goal_states
+            achieved = newest[:, settings.achieved : settings.achieved + size]
+            missing = torch.tanh(2.0 * (goal - achieved.repeat(1, settings.goal_states)))
+            observation = torch.cat([observation, missing, missing.square()], dim=1)
         chunk_size = self.output.out_features
         return nn.functional.linear(observation, self.input.weight[:, chunk_size:], self.input.bias)
 
