@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import tempfile
 import zipfile
@@ -78,11 +79,14 @@ class Run:
         origin: task, method, spec, hardware_hash, execute_steps, data_sha256, seeds and commands of
             the manifest.
         observation: (8, D) or (8, W, D) inputs like those of the training data, for the check.
+        sigma_max: largest noise level the network was trained on, as far as is known; infinite
+            where none is.
     """
 
     policy: ChunkPolicy
     origin: dict[str, Any]
     observation: np.ndarray
+    sigma_max: float
 
 
 def load_run(folder: Path) -> Run:
@@ -138,7 +142,8 @@ def _load_run(folder: Path) -> Run:
         },
         "commands": [*commands(data), *config["commands"]],
     }
-    return Run(policy, origin, seen[:, 0] if policy.settings.window == 1 else seen)
+    observation = seen[:, 0] if policy.settings.window == 1 else seen
+    return Run(policy, origin, observation, config["sigma_max"])
 
 
 def _load_bundle(folder: Path) -> Run:
@@ -156,11 +161,13 @@ def _load_bundle(folder: Path) -> Run:
         ) from error
     policy = make_policy(manifest["method"], NetworkSettings(**settings))
     policy.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    sigma_max = math.inf
     if manifest["sampler"] is not None:
         policy.sampler = SamplerSettings(**manifest["sampler"])
+        sigma_max = policy.sampler.sigma_max
     kept = ("task", "method", "hardware_hash", "execute_steps", "data_sha256", "seeds", "commands")
     origin = {key: manifest[key] for key in kept} | {"spec": Spec.from_dict(manifest["spec"])}
-    return Run(policy.eval(), origin, observation)
+    return Run(policy.eval(), origin, observation, sigma_max)
 
 
 def pack_weights(policy: ChunkPolicy) -> bytes:
@@ -193,6 +200,11 @@ def main(args: Args) -> None:
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     policy.sampler = SamplerSettings(**(asdict(policy.sampler) | chosen))
+    if isinstance(policy, ScorePolicy) and policy.sampler.sigma_max > run.sigma_max:
+        raise ValueError(
+            f"--sigma-max: got {policy.sampler.sigma_max}, expected at most {run.sigma_max}: "
+            "the network knows no more noise than that"
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "policy.onnx"

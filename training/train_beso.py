@@ -218,6 +218,11 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--sigma-min: got {args.sigma_min}, expected between 0 and {args.sigma_max}"
         )
+    if args.method == "beso" and args.sampler.sigma_max > args.sigma_max:
+        raise ValueError(
+            f"--sampler.sigma-max: got {args.sampler.sigma_max}, expected at most --sigma-max "
+            f"{args.sigma_max}"
+        )
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"

@@ -26,6 +26,8 @@ TRAVEL_OVER_GRASP_M = 0.05
 CARRY_HEIGHT_M = cell.PART_LENGTH_M + 0.02
 # A move is over when the released fingers are this far over the peg's grasp.
 RISEN_M = 0.035
+# A peg below the table's top by more than this fell off it.
+LOST_M = 0.01
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,9 @@ class PlayPartsDemonstrator:
         risen = s.tool_position[:, 2] - grasp_point(s)[:, 2] > RISEN_M
         over = self._placed(s) & ~self._held(s) & risen
         stuck = self._steps > self.habits.give_up_steps
+        # The play ends there: how deep a peg has fallen would swamp the data's statistics.
+        stuck |= np.any([peg.part_position[:, 2] < -LOST_M for peg in each], axis=0)
+        over &= ~stuck
         for i in np.flatnonzero((over | stuck) & ~self.finished):
             if over[i]:
                 self.steps_of_moves.append(int(self._steps[i]))

@@ -144,6 +144,9 @@ def test_the_papers_window_trains_exports_and_is_swept(
         run("export", "--run", bundle, "--bundle", tmp_path / "peg_int8", "--precision", "int8")
     )
     assert json.loads((tmp_path / "peg_int8/manifest.json").read_text())["precision"] == "int8"
+    louder = run("export", "--run", bundle, "--bundle", tmp_path / "loud", "--sigma-max", 90)
+    assert "--sigma-max: got 90.0, expected at most" in louder.stderr and louder.returncode != 0
+    assert not (tmp_path / "loud").exists()
     report = tmp_path / "sweep.json"
     few = ("--episodes", 2, "--num-envs", 2, "--level", "low", "--steps", 1, 2)
     swept = run(

@@ -24,6 +24,7 @@ from policies.beso.diffusion import (
     sample_euler_ancestral,
     sample_heun,
 )
+from policies.beso.network import SIGMA_DATA
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -177,6 +178,30 @@ def test_guided_score_of_gaussians_has_the_closed_form() -> None:
     left = 1.0 / math.hypot(1.0, 80.0)
     assert (low + high) / 2 == pytest.approx(strength * goal * (1 - left), abs=0.01)
     assert (high - low) / 2 == pytest.approx(80.0 * left, abs=0.02)
+
+
+@pytest.mark.parametrize(("sigma_max", "share"), [(1.0, 0.577), (10.0, 0.990)])
+def test_the_largest_level_has_to_drown_a_chunk_not_an_action(
+    sigma_max: float, share: float
+) -> None:
+    """Rows of a chunk say the same, and together they show through noise that hides each of them.
+
+    Eight equal rows of standard deviation 0.5 have variance 2 along their common direction. The
+    flow that starts there from noise alone, not from data and noise, ends with
+    sigma_max / sqrt(sigma_max^2 + 2) of their spread: it has taken "nothing to be seen" for an
+    answer.
+    """
+    rows, variance = 8, SIGMA_DATA**2
+
+    def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        common = x.mean(dim=1, keepdim=True).expand_as(x)
+        return common * rows * variance / (rows * variance + sigma**2)
+
+    settings = SamplerSettings(steps=400, sigma_min=1e-3, sigma_max=sigma_max)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(20_000, 1, rows, 1, dtype=torch.float64, generator=generator)
+    drawn = settings.sample(denoiser, noise)
+    assert float(drawn.std()) / SIGMA_DATA == pytest.approx(share, abs=0.02)
 
 
 def test_euler_ancestral_keeps_the_spread_of_the_data() -> None:
