@@ -3,9 +3,10 @@
 A denoiser trained on independent noise and data has curved sampling paths, and few steps cut the
 corners. Trained once more on pairs that belong together, the noise and the chunk that many steps
 turned it into, its paths are straight lines, which few steps follow as well as many (Liu et al.
-2022, "Flow straight and fast", algorithm 1 applied to its own samples; here in EDM's
-parametrisation, where the point at level sigma on the line from x at sigma_max to the chunk a is a
-+ sigma * (x - a) / sigma_max).
+2022, "Flow straight and fast", algorithm 1 applied to its own samples). In EDM's parametrisation
+the point at level sigma on the line from noise n at level 1 to the chunk a is a + sigma (n - a):
+the new network's largest level is 1, whatever that of the first one was, and there the path is the
+noise itself.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Pairs:
         ahead: where in the allowed stretch the goal lies, (n,) in [0, 1).
         dropped: 1 where the goal is hidden, (n,).
         noise: unit normal noise that the sampler started from, (n, R, A).
-        direction: (x - a) / sigma_max, what takes the place of unit normal noise, (n, R, A).
+        direction: n - a, what takes the place of unit normal noise, (n, R, A).
         chunk: the sample a, (n, R, A), normalised.
     """
 
@@ -85,5 +86,4 @@ def draw_pairs(
         with torch.no_grad():
             chunk[part] = teacher.sample(observation, noise[part], None, None)
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
-    start = noise * (sampler.noise_scale * sampler.sigma_max)
-    return Pairs(chosen, ahead, dropped, noise, (start - chunk) / sampler.sigma_max, chunk)
+    return Pairs(chosen, ahead, dropped, noise, noise - chunk, chunk)

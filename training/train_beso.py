@@ -82,15 +82,17 @@ class Args:
     # Diffusion
     sigma_min: float = 0.005
     """Smallest noise level, in units of which an action's standard deviation is 0.5."""
-    sigma_max: float = 1.0
-    """Largest noise level."""
+    sigma_max: float = 10.0
+    """Largest noise level. It has to drown a whole chunk, whose rows say much the same: see
+    policies/beso/README.md.
+    """
     density_loc: float = math.log(0.5)
     """Mean of ln(sigma) in training."""
     density_scale: float = 1.0
     """Scale of ln(sigma) in training (log-logistic)."""
     goal_drop: float = 0.0
     """Probability of hiding the goal of a sample, for classifier-free guidance."""
-    sampler: SamplerSettings = SamplerSettings(sigma_min=0.05, noise_scale=0.5)
+    sampler: SamplerSettings = SamplerSettings(sigma_min=0.05, sigma_max=10.0, noise_scale=0.5)
     """Sampler of validation and rollouts; it travels with the checkpoint and is the default at
     export.
     """
@@ -223,6 +225,13 @@ def main(args: Args) -> None:
             f"--sampler.sigma-max: got {args.sampler.sigma_max}, expected at most --sigma-max "
             f"{args.sigma_max}"
         )
+    sampler = args.sampler
+    if args.reflow:
+        sampler = replace(
+            sampler, steps=args.reflow_steps, sigma_min=args.sigma_min, cfg_lambda=1.0
+        )
+        unit = replace(args.sampler, sigma_max=1.0, noise_scale=1.0)
+        args = replace(args, sigma_max=1.0, sampler=unit)
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"
@@ -314,7 +323,7 @@ def main(args: Args) -> None:
     sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
     pairs: Pairs | None = None
     if args.reflow:
-        pairs, held_pairs = rectify(args, averaged, inputs, train_rows, rows)
+        pairs, held_pairs = rectify(args, averaged, sampler, inputs, train_rows, rows)
         validation_observation = inputs(held_pairs.rows, held_pairs.ahead)
         validation_target, validation_noise = held_pairs.chunk, held_pairs.direction
         sampling_noise = held_pairs.noise
@@ -424,18 +433,16 @@ def achieved_entry(spec: Spec) -> int:
 def rectify(
     args: Args,
     policy: ChunkPolicy,
+    sampler: SamplerSettings,
     inputs: Inputs,
     train_rows: torch.Tensor,
     validation_rows: torch.Tensor,
 ) -> tuple[Pairs, Pairs]:
-    """Pairs of noise and the sample of `policy` for training and validation; see training.reflow.
-
-    The noise they start from has the scale of --sampler.noise-scale: the straightened paths begin
-    there, and that temperature is then part of the network.
+    """Pairs of noise and what `sampler` makes of it with `policy`, for training and validation; see
+    training.reflow. The sampler's temperature becomes part of the new network.
     """
     assert isinstance(policy, ScorePolicy)
-    few = policy.sampler
-    policy.sampler = replace(few, steps=args.reflow_steps, sigma_min=args.sigma_min, cfg_lambda=1.0)
+    few, policy.sampler = policy.sampler, sampler
     generator = torch.Generator().manual_seed(args.seed + 2)
     found = [
         draw_pairs(policy, inputs, rows, count, args.goal_drop, generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from policies.beso.network import NetworkSettings
 from policies.beso.policy import ScorePolicy
 from training.reflow import Pairs, draw_pairs
 
-SAMPLER = SamplerSettings(steps=10, noise_scale=0.5)
+SAMPLER = SamplerSettings(steps=10, sigma_max=5.0, noise_scale=0.5)
 
 
 def teacher(sampler: SamplerSettings = SAMPLER) -> ScorePolicy:
@@ -37,15 +39,15 @@ def test_a_pair_is_noise_and_what_the_policy_makes_of_it() -> None:
     with torch.no_grad():
         again = policy(observations(pairs.rows, pairs.ahead), pairs.noise)
     torch.testing.assert_close(policy.normaliser.raw_action(pairs.chunk), again)
-    # The line from the chunk along `direction` is at the sampler's start where sigma is largest.
-    torch.testing.assert_close(pairs.chunk + SAMPLER.sigma_max * pairs.direction, 0.5 * pairs.noise)
+    # The line from the chunk along `direction` is at the noise at level 1.
+    torch.testing.assert_close(pairs.chunk + pairs.direction, pairs.noise)
 
 
 def test_hidden_goals_stay_hidden() -> None:
     policy = teacher()
     pairs = draw(policy, goal_drop=0.5)
     assert 0.2 < pairs.dropped.mean() < 0.8
-    blind = teacher(SamplerSettings(steps=10, noise_scale=0.5, cfg_lambda=0.0))
+    blind = teacher(replace(SAMPLER, cfg_lambda=0.0))
     with torch.no_grad():
         unconditional = blind(observations(pairs.rows, pairs.ahead), pairs.noise)
     same = (unconditional - pairs.chunk).abs().amax(dim=(1, 2)) < 1e-5
@@ -64,8 +66,8 @@ def test_one_step_then_does_what_the_many_did() -> None:
             return two_modes
 
     exact = Exact(NetworkSettings("mlp", 5, 0, 1, 1, width=32, blocks=1)).eval()
-    many = SamplerSettings(steps=50, noise_scale=1.0)
-    one = SamplerSettings(steps=1, noise_scale=1.0)
+    many = SamplerSettings(steps=50, sigma_max=4.0)
+    one = SamplerSettings(steps=1)
     exact.sampler = many
     pairs = draw(exact, count=4096)
     exact.sampler = one
