@@ -100,7 +100,9 @@ class Args:
     # Few steps
     reflow: Path | None = None
     """Finished run whose own samples become the targets, each with the noise it came from; few
-    steps then do as well as many. Starts from its weights; see training.reflow.
+    steps then do as well as many. Starts from its weights; see training.reflow. Noise and guidance
+    of those samples are those of --sampler.sigma-max, --sampler.noise-scale and
+    --sampler.cfg-lambda; the new network's own are 1: it has learned them.
     """
     reflow_steps: int = 10
     """Denoising steps of those samples."""
@@ -227,10 +229,8 @@ def main(args: Args) -> None:
         )
     sampler = args.sampler
     if args.reflow:
-        sampler = replace(
-            sampler, steps=args.reflow_steps, sigma_min=args.sigma_min, cfg_lambda=1.0
-        )
-        unit = replace(args.sampler, sigma_max=1.0, noise_scale=1.0)
+        sampler = replace(sampler, steps=args.reflow_steps, sigma_min=args.sigma_min)
+        unit = replace(args.sampler, sigma_max=1.0, noise_scale=1.0, cfg_lambda=1.0)
         args = replace(args, sigma_max=1.0, sampler=unit)
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
@@ -439,7 +439,7 @@ def rectify(
     validation_rows: torch.Tensor,
 ) -> tuple[Pairs, Pairs]:
     """Pairs of noise and what `sampler` makes of it with `policy`, for training and validation; see
-    training.reflow. The sampler's temperature becomes part of the new network.
+    training.reflow. The sampler's temperature and guidance become part of the new network.
     """
     assert isinstance(policy, ScorePolicy)
     few, policy.sampler = policy.sampler, sampler

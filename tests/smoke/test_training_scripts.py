@@ -131,6 +131,12 @@ def test_the_papers_window_trains_exports_and_is_swept(
     window = ("--network", "transformer", "--window", 3, "--horizon", 1, "--execute-steps", 1)
     line = last_line(run("train_beso", *where, *window, *small, "--name", "paper"))
     assert "3 steps, held-out loss" in line
+    flow = ("--reflow", tmp_path / "paper", "--reflow-pairs", 40, "--sampler.noise-scale", 0.2)
+    last_line(run("train_beso", *where, *window, *small, *flow, "--name", "flow"))
+    config = json.loads((tmp_path / "flow/config.json").read_text())
+    assert (config["sigma_max"], config["sampler"]["sigma_max"]) == (1.0, 1.0)
+    assert config["sampler"]["noise_scale"] == 1.0, "is in the pairs"
+    assert ["--reflow" in command for command in config["commands"]] == [False, True]
     bundle = tmp_path / "peg_paper"
     exported = run(
         "export", "--run", tmp_path / "paper", "--bundle", bundle, "--sampler", "euler_ancestral"
