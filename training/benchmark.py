@@ -311,6 +311,7 @@ def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
     for at, value in enumerate(p50):
         axis.text(value * 0.93, at, f"{value:.2f}", ha="right", va="center", color="white")
     axis.set_xscale("log")
+    axis.set_xlim(left=p50.min() / 4)
     axis.invert_yaxis()
     axis.set_xlabel("ms per call, p50 and p99, batch 1 on one core")
     axis.set_title(f"{about['cpu']}, {', '.join(about['instructions'])}", fontsize="medium")
