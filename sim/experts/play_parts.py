@@ -144,14 +144,13 @@ class PlayPartsDemonstrator:
         self._gesture_steps[i] = steps if wants else 0
 
     def _go_on(self, each: list[Signals]) -> None:
-        """Turns to the next move where one is over, or has gone on for too long."""
+        """Turns to the next move where one is over; ends the play if stuck or a peg is lost."""
         s = self._of_peg(each)
         risen = s.tool_position[:, 2] - grasp_point(s)[:, 2] > RISEN_M
-        over = self._placed(s) & ~self._held(s) & risen
-        stuck = self._steps > self.habits.give_up_steps
-        # The play ends there: how deep a peg has fallen would swamp the data's statistics.
-        stuck |= np.any([peg.part_position[:, 2] < -LOST_M for peg in each], axis=0)
-        over &= ~stuck
+        # The play ends with it: how deep a peg has fallen would swamp the data's statistics.
+        lost = np.any([peg.part_position[:, 2] < -LOST_M for peg in each], axis=0)
+        over = self._placed(s) & ~self._held(s) & risen & ~lost
+        stuck = (self._steps > self.habits.give_up_steps) | lost
         for i in np.flatnonzero((over | stuck) & ~self.finished):
             if over[i]:
                 self.steps_of_moves.append(int(self._steps[i]))

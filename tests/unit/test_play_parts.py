@@ -174,6 +174,18 @@ def test_play_completes_its_moves_and_goes_everywhere():
     assert 0.03 < flags.mean() < 0.15
 
 
+def test_a_play_ends_with_the_fall_of_either_peg():
+    env = PlayPartsBatch(3, nthread=1)
+    env.reset(np.arange(3))
+    player = PlayPartsDemonstrator(env)
+    player.reset(np.arange(3))
+    for i, peg in enumerate(PEGS):
+        put(env, i, peg, (1.5, 0.0), height_m=-0.3)
+    player.act()
+    assert player.finished.tolist() == [True, True, False]
+    assert player.succeeded.tolist() == [False, False, True]
+
+
 def test_a_play_depends_on_its_seed_alone():
     habits = Habits(moves=(1, 1))
     _, three, _, _ = play([7, 8, 9], habits=habits)
