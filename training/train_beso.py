@@ -489,12 +489,11 @@ class Inputs:
         if self.hindsight_steps:
             # At least one step ahead, and never beyond the episode.
             reach = 1 + (ahead * self.hindsight_steps).long()
-            size = settings.goal_size // settings.goal_states
             goals = []
             for state in range(1, settings.goal_states + 1):
                 offset = -(-reach * state // settings.goal_states)
                 later = torch.minimum(rows + offset, self._last[rows])
-                goals.append(self.observation[later, -size:])
+                goals.append(self.observation[later, -settings.goal_state_size :])
             goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
             batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
         return batch[:, 0] if settings.window == 1 else batch

@@ -71,7 +71,7 @@ class NetworkSettings:
                 f"network.goal_states: got {self.goal_states}, "
                 f"expected a divisor of the goal's {self.goal_size} entries"
             )
-        last = self.observation_size - self.goal_size // self.goal_states
+        last = self.observation_size - self.goal_state_size
         if not -1 <= self.achieved <= max(last, -1):
             raise ValueError(
                 f"network.achieved: got {self.achieved}, expected -1 or at most {last}, "
@@ -86,6 +86,11 @@ class NetworkSettings:
     def observation_size(self) -> int:
         """Entries of the flat input that are not the goal."""
         return self.input_size - self.goal_size
+
+    @property
+    def goal_state_size(self) -> int:
+        """Entries of one of the states that make up a goal."""
+        return self.goal_size // self.goal_states
 
     @property
     def rows(self) -> int:
@@ -198,8 +203,8 @@ class ResidualMLP(nn.Module):
             states = observation[:, :, : settings.observation_size].flatten(1)
             observation = torch.cat([states, goal], dim=1)
         if settings.achieved >= 0:
-            size = settings.goal_size // settings.goal_states
-            achieved = newest[:, settings.achieved : settings.achieved + size]
+            end = settings.achieved + settings.goal_state_size
+            achieved = newest[:, settings.achieved : end]
             missing = torch.tanh(2.0 * (goal - achieved.repeat(1, settings.goal_states)))
             observation = torch.cat([observation, missing, missing.square()], dim=1)
         chunk_size = self.output.out_features

@@ -144,7 +144,7 @@ class CausalTransformer(nn.Module):
         self.level = nn.Linear(1, width)
         self.state = nn.Linear(settings.observation_size, width)
         self.goal: nn.Linear | None = None
-        self.goal_size = settings.goal_size // settings.goal_states
+        self.goal_size = settings.goal_state_size
         if self.goals and self.goal_size != settings.observation_size:
             self.goal = nn.Linear(self.goal_size, width)
         self.action = nn.Linear(settings.action_size, width)
