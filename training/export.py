@@ -200,11 +200,8 @@ def main(args: Args) -> None:
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     policy.sampler = SamplerSettings(**(asdict(policy.sampler) | chosen))
-    if isinstance(policy, ScorePolicy) and policy.sampler.sigma_max > run.sigma_max:
-        raise ValueError(
-            f"--sigma-max: got {policy.sampler.sigma_max}, expected at most {run.sigma_max}: "
-            "the network knows no more noise than that"
-        )
+    if isinstance(policy, ScorePolicy):
+        policy.sampler.check_trained("--sigma-max", run.sigma_max)
 
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "policy.onnx"

@@ -184,8 +184,14 @@ def _component_units(unit: str, size: int) -> list[str]:
 
 def read_commands(run: Path) -> list[str]:
     """The training commands that led to a run, oldest first."""
-    commands: list[str] = json.loads((run / "config.json").read_text())["commands"]
+    commands: list[str] = read_config(run)["commands"]
     return commands
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The settings of a run, as they were written when it began."""
+    config: dict[str, Any] = json.loads((run / "config.json").read_text())
+    return config
 
 
 def plot(metrics: list[dict[str, Any]], path: Path) -> None:
@@ -222,11 +228,8 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--sigma-min: got {args.sigma_min}, expected between 0 and {args.sigma_max}"
         )
-    if args.method == "beso" and args.sampler.sigma_max > args.sigma_max:
-        raise ValueError(
-            f"--sampler.sigma-max: got {args.sampler.sigma_max}, expected at most --sigma-max "
-            f"{args.sigma_max}"
-        )
+    if args.method == "beso":
+        args.sampler.check_trained("--sampler.sigma-max", args.sigma_max)
     sampler = args.sampler
     if args.reflow:
         sampler = replace(sampler, steps=args.reflow_steps, sigma_min=args.sigma_min)
@@ -251,6 +254,9 @@ def main(args: Args) -> None:
     for option, checkpoint in wanted.items():
         if checkpoint and not checkpoint.exists():
             raise ValueError(f"{option}: got no checkpoint {checkpoint}, expected a run's")
+    if args.reflow:
+        # The samples are the first network's, which knows its own levels.
+        sampler.check_trained("--sampler.sigma-max", read_config(args.reflow)["sigma_max"])
 
     # Data: whole in memory, split by episode, normalised once.
     # Files may share seeds; an episode and its twin are held out together.

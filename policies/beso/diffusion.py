@@ -264,6 +264,16 @@ class SamplerSettings:
         if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0.0):
             raise ValueError(f"sampler.noise_scale: got {self.noise_scale}, expected 0 or more")
 
+    def check_trained(self, option: str, sigma_max: float) -> None:
+        """Raises ValueError, naming `option`, if the sampler starts above the largest level that a
+        network was trained on.
+        """
+        if self.sigma_max > sigma_max:
+            raise ValueError(
+                f"{option}: got {self.sigma_max}, expected at most {sigma_max}: "
+                "the network knows no more noise than that"
+            )
+
     @property
     def draws(self) -> int:
         """Unit normal arrays that one chunk needs: the start, and one a step but the last where the

@@ -137,6 +137,10 @@ def test_the_papers_window_trains_exports_and_is_swept(
     assert (config["sigma_max"], config["sampler"]["sigma_max"]) == (1.0, 1.0)
     assert config["sampler"]["noise_scale"] == 1.0, "is in the pairs"
     assert ["--reflow" in command for command in config["commands"]] == [False, True]
+    again = ("--reflow", tmp_path / "flow", "--reflow-pairs", 40)
+    refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
+    assert refused.stderr.startswith("error: --sampler.sigma-max: got 10.0, expected at most 1.0")
+    assert refused.returncode != 0 and not (tmp_path / "again/config.json").exists()
     bundle = tmp_path / "peg_paper"
     exported = run(
         "export", "--run", tmp_path / "paper", "--bundle", bundle, "--sampler", "euler_ancestral"
