@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int_]
 # Any batch of simulations: see sim.tasks.
 Batch = Any
+# From newest observations (n, D) and the chunk's actions for them (n, A) to those executed (n, A).
+Refine = Callable[[Floats, Floats], Floats]
 # A chunk (H, A) in execution and the steps since its observation; None before an episode's first.
 Last = tuple[Floats, int] | None
 
@@ -34,12 +36,14 @@ class Actor:
             nodes infer while the robot moves, so there L = 1: the chunk observed at step k supplies
             its actions L .. K + L - 1 from step k + L on. An episode's first chunk is waited for.
         window: W, observations that `plan` looks at, the newest last.
+        refine: what corrects the chunk's action on every step, if anything does.
     """
 
     plan: Callable[[Batch, Floats, Rows, list[np.random.Generator], list[Last]], Floats]
     execute_steps: int
     latency_steps: int
     window: int = 1
+    refine: Refine | None = None
 
 
 @dataclass
@@ -108,10 +112,15 @@ def policy_actor(
     return Actor(plan, execute_steps, latency, window)
 
 
-def bundle_actor(policy: Policy, latency_steps: int = 1, handover: Handover | None = None) -> Actor:
+def bundle_actor(
+    policy: Policy,
+    latency_steps: int = 1,
+    handover: Handover | None = None,
+    refine: Refine | None = None,
+) -> Actor:
     """A loaded bundle with the timing and, when none is given, the handover of the nodes."""
     bundle = policy.bundle
-    return policy_actor(
+    actor = policy_actor(
         policy.infer,
         bundle.noise_shape,
         bundle.horizon,
@@ -120,6 +129,7 @@ def bundle_actor(policy: Policy, latency_steps: int = 1, handover: Handover | No
         latency_steps,
         (handover or DEFAULT).within(bundle.continues),
     )
+    return replace(actor, refine=refine)
 
 
 def expert_actor(noisy: bool = True) -> Actor:
@@ -217,6 +227,9 @@ def run_episodes(
                 running[i].add_chunk(chunk)
         for i, run in running.items():
             actions[i] = run.next_action()
+        if actor.refine and running:
+            rows = np.array(list(running))
+            actions[rows] = actor.refine(history[rows, -1], actions[rows])
         observation, success, done, info = env.step(actions)
         history = np.concatenate([history[:, 1:], observation[:, None]], axis=1)
         for i, run in running.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import onnx
 import torch
 
 from policies.beso.policy import ChunkPolicy, ScorePolicy
+from policies.tracing import trace
 
 
 def export_onnx(policy: ChunkPolicy, path: Path) -> None:
@@ -28,8 +27,6 @@ def export_onnx(policy: ChunkPolicy, path: Path) -> None:
         path: file to write.
     """
     settings = policy.settings
-    policy = policy.eval()
-    # Traced at batch 2: a batch of 1 would be specialised.
     seen = (
         (settings.input_size,) if settings.window == 1 else (settings.window, settings.input_size)
     )
@@ -40,25 +37,7 @@ def export_onnx(policy: ChunkPolicy, path: Path) -> None:
         "previous": torch.zeros(2, *chunk),
         "weight": torch.zeros(2, settings.horizon),
     }
-    batch = torch.export.Dim("batch", min=1)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # Of torch's own deprecated calls, and of dimensions that two inputs share.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            policy,
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            output_names=["actions"],
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
-            # 23 is the first with attention and GELU as operators.
-            opset_version=23,
-            dynamo=True,
-            verbose=False,
-            optimize=True,
-        )
-    assert program is not None
-    model = program.model_proto
+    model = trace(policy, inputs, ["actions"])
     sampler = policy.sampler.to_dict() if isinstance(policy, ScorePolicy) else None
     onnx.helper.set_model_props(model, {"sampler": json.dumps(sampler, sort_keys=True)})
     for value in model.graph.input:
@@ -67,10 +46,5 @@ def export_onnx(policy: ChunkPolicy, path: Path) -> None:
             value.type.tensor_type.shape.dim[0].dim_param = f"{value.name}_batch"
             default = np.zeros((1, *inputs[value.name].shape[1:]), dtype=np.float32)
             model.graph.initializer.append(onnx.numpy_helper.from_array(default, value.name))
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        # The exporter records source lines and stack traces of the machine that ran it.
-        del node.metadata_props[:]
-        node.doc_string = ""
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

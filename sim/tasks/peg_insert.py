@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from hardware_configs import HardwareConfig, load
 from policies.features import INSERTION_SPEC, Signals, observe
+from policies.pose_filter import PoseFilter
 from sim import cell, layout, scene
-from sim.tasks.cell_batch import START_WIDTH_M, CellBatch, Info, Observation
+from sim.tasks.cell_batch import START_WIDTH_M, CellBatch, Info, Observation, Rows
 
 __all__ = ["MAX_STEPS", "START_WIDTH_M", "PegInsertBatch"]
 
@@ -56,6 +57,7 @@ class PegInsertBatch(CellBatch):
         self.socket = np.full(num_envs, "socket_a", dtype=object)
         self.symmetry = np.zeros(num_envs, dtype=int)
         self._penetration, self._force = np.empty((num_envs, 0)), np.empty((num_envs, 0))
+        self._filter = PoseFilter(num_envs)
 
     @staticmethod
     def measures(
@@ -131,9 +133,16 @@ class PegInsertBatch(CellBatch):
         return position, rotation
 
     def signals(self, noisy: bool = True) -> Signals:
-        """Readings of every simulation; without noise where a test or an expert may know more."""
-        part, socket = self.readings(noisy)
+        """Filtered readings; without noise where a test or an expert may know more."""
+        part, socket = self._filter.poses if noisy else self.true_poses()
         return self._signals(part, socket, self.symmetry)
+
+    def _read(self, ids: Rows) -> None:
+        super()._read(ids)
+        part, socket = self.readings()
+        started = ids[self.steps[ids] == 0]
+        self._filter.reset(started)
+        self._filter.update(ids, self._signals(part, socket, self.symmetry))
 
     def observe(self) -> Observation:
         """The flat observation (N, D) of the newest reading."""

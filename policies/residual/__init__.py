@@ -1,0 +1,1 @@
+"""Residual policies: a small correction on every step of a frozen chunk policy."""
