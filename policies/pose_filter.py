@@ -55,7 +55,7 @@ ROTATION = Axis(noise=5e-3, still=1e-4, held=1e-3, gripping=2e-2, least=2e-4)
 # A reading this many standard deviations off is of something that has moved.
 JUMP_SIGMAS = 6.0
 # Readings that the first assumption about the noise counts for, and the most that are remembered.
-NOISE_PRIOR, NOISE_MEMORY = 4.0, 40.0
+NOISE_PRIOR, NOISE_MEMORY = 2.0, 40.0
 
 
 class _Walk:

@@ -1,4 +1,4 @@
-"""Trains a residual policy by PPO on a sparse reward over a frozen base (ResiP, Ankile et al. 2024).
+"""Trains a residual policy by PPO on a sparse reward over a frozen base: ResiP (Ankile 2024).
 
     python -m training.train_residual --base peg_base --task peg_insert --settings med:0.5 --name r
 

@@ -4,8 +4,8 @@
 
 After ResFiT (Ankile et al. 2025): a deterministic residual actor and an ensemble of critics with
 layer normalisation, n-step returns, several updates per simulated step, half of each batch from
-demonstrations (Ball et al. 2023, RLPD), whose residual is what the demonstrator did beyond the base.
-Environment, reward, residual, evaluation, run folder and bundle are those of
+demonstrations (Ball et al. 2023, RLPD), whose residual is what the demonstrator did beyond the
+base. Environment, reward, residual, evaluation, run folder and bundle are those of
 training.train_residual.
 """
 
