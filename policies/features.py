@@ -20,8 +20,6 @@ from policies.spec import Field, Spec
 Array = NDArray[np.float64]
 
 POLICY_HZ = 10.0
-# The tool holds a part this far above the part frame, which is at its bottom centre.
-GRASP_HEIGHT_M = 0.065
 # Beyond this distance a fine field saturates; below, it resolves tenths of millimetres.
 FINE_RANGE_M = 0.008
 FINE_RANGE_RAD = 0.04
@@ -38,7 +36,9 @@ class Signals:
         gripper_width, gripper_target: measured and commanded opening, (N,).
         part_position, part_rotation: frame of the part to be handled, at its bottom centre.
         socket_position, socket_rotation: frame of the target socket, at the hole's floor.
-        symmetry: turns about z by which part and socket look alike, (N,); 0 = any angle.
+        symmetry: turns about z by which the part fits the socket alike, (N,); 0 = any angle.
+        grasp_offset_m: where the tool is to hold the part, (N, 3), part frame.
+        grasp_symmetry: turns about z by which the tool holds the part alike, (N,); 0 = any angle.
     """
 
     tool_position: Array
@@ -53,6 +53,8 @@ class Signals:
     socket_position: Array
     socket_rotation: Array
     symmetry: NDArray[np.int_]
+    grasp_offset_m: Array
+    grasp_symmetry: NDArray[np.int_]
 
 
 def read_signals(
@@ -63,10 +65,13 @@ def read_signals(
     part: tuple[Array, Array],
     socket: tuple[Array, Array],
     symmetry: NDArray[np.int_],
+    grasp_offset_m: Array,
+    grasp_symmetry: NDArray[np.int_],
 ) -> Signals:
     """Signals from joint readings (N, n), the controller's target and two observed poses.
 
-    `part` and `socket` are (position (N, 3), rotation (N, 3, 3)) in the base frame.
+    `part` and `socket` are (position (N, 3), rotation (N, 3, 3)) in the base frame; for the rest
+    see Signals.
     """
     position, rotation, jacobian = controller.chain.forward_and_jacobian(q_rad)
     return Signals(
@@ -82,6 +87,8 @@ def read_signals(
         socket_position=socket[0],
         socket_rotation=socket[1],
         symmetry=symmetry,
+        grasp_offset_m=grasp_offset_m,
+        grasp_symmetry=grasp_symmetry,
     )
 
 
@@ -104,7 +111,21 @@ def yaw_between(rotation: Array, reference: Array, symmetry: NDArray[np.int_]) -
 
 def grasp_point(signals: Signals) -> Array:
     """Where the tool grasps the part, (N, 3), base frame."""
-    return np.asarray(signals.part_position + GRASP_HEIGHT_M * signals.part_rotation[:, :, 2])
+    offset = np.einsum("bij,bj->bi", signals.part_rotation, signals.grasp_offset_m)
+    return np.asarray(signals.part_position + offset)
+
+
+def grasp_yaw(signals: Signals) -> Array:
+    """Turn about the base's z axis from the tool to how it is to hold the part, (N,).
+
+    The tool's x axis is along the part's, so that the fingers close along the part's y axis.
+    """
+    return yaw_between(signals.part_rotation, signals.tool_rotation, signals.grasp_symmetry)
+
+
+def fit_yaw(signals: Signals) -> Array:
+    """Turn about the base's z axis from the part to how it fits the socket, (N,)."""
+    return yaw_between(signals.socket_rotation, signals.part_rotation, signals.symmetry)
 
 
 def _in_tool(signals: Signals, vector: Array) -> Array:
@@ -139,20 +160,16 @@ def _gripper(s: Signals) -> Array:
 def _part_in_tool(s: Signals) -> Array:
     vector = _in_tool(s, grasp_point(s) - s.tool_position)
     tilt = _in_tool(s, s.part_rotation[:, :, 2])[:, :2]
-    yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)[:, None]
-    return np.concatenate([vector, _fine(vector), tilt, yaw], axis=1)
+    return np.concatenate([vector, _fine(vector), tilt, grasp_yaw(s)[:, None]], axis=1)
 
 
 def _part_to_socket(s: Signals) -> Array:
     vector = _in_tool(s, s.socket_position - s.part_position)
-    yaw = yaw_between(s.socket_rotation, s.part_rotation, s.symmetry)[:, None]
-    return np.concatenate([vector, _fine(vector), yaw], axis=1)
+    return np.concatenate([vector, _fine(vector), fit_yaw(s)[:, None]], axis=1)
 
 
 def _fine_yaw(s: Signals) -> Array:
-    to_part = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
-    to_socket = yaw_between(s.socket_rotation, s.part_rotation, s.symmetry)
-    return np.tanh(np.stack([to_part, to_socket], axis=1) / FINE_RANGE_RAD)
+    return np.tanh(np.stack([grasp_yaw(s), fit_yaw(s)], axis=1) / FINE_RANGE_RAD)
 
 
 _XYZ = ("x", "y", "z")

@@ -26,10 +26,12 @@ class Kind:
 
     Attributes:
         name: the kind's name.
-        symmetry: turns about z that look alike; 0 means any angle.
-        part_width_m: width across the part.
+        symmetry: turns about z by which the part fits its socket alike; 0 means any angle.
+        part_width_m: width across the part where it is grasped.
         part_length_m: length along the part's z.
-        hole_depth_m: from a socket's rim down to its floor.
+        hole_depth_m: from a socket's rim down to its floor, or from a post's top to its foot.
+        grasp_offset_m: where the tool holds the part, xyz in the part's frame.
+        grasp_symmetry: turns about z by which the tool holds the part alike; 0 means any angle.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Kind:
     part_width_m: float
     part_length_m: float
     hole_depth_m: float
+    grasp_offset_m: tuple[float, ...]
+    grasp_symmetry: int
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,17 @@ def load_objects(path: Path = OBJECTS_FILE) -> Objects:
     parent = root.node("kinds")
     for name in list(parent.values):
         node = parent.node(name)
+        symmetry = node.whole("symmetry", 0)
         kinds[name] = Kind(
             name=name,
-            symmetry=node.whole("symmetry", 0),
+            symmetry=symmetry,
             part_width_m=node.number("part_width_m", above=0),
             part_length_m=node.number("part_length_m", above=0),
             hole_depth_m=node.number("hole_depth_m", above=0),
+            grasp_offset_m=node.numbers("grasp_offset_m", 3),
+            grasp_symmetry=node.whole("grasp_symmetry", 0)
+            if node.has("grasp_symmetry")
+            else symmetry,
         )
         node.finish()
     objects = Objects(

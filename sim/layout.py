@@ -7,17 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim import cell
+from sim.fixtures.fixture import Fixture
 
 Array = NDArray[np.float64]
 
-BASE_NOMINAL_M = (0.50, 0.17)
-PARTS_NOMINAL_M = {"square_peg": (0.40, -0.17), "round_peg": (0.56, -0.17)}
 # Region on the table the robot reaches with the tool pointing down, for level high.
 REACH_MIN_M, REACH_MAX_M = (0.33, -0.34), (0.66, 0.34)
-# Open fingers next to a part or the base need this much room between centres.
-PART_SPACING_M = 0.10
-BASE_SPACING_M = 0.17
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,22 @@ def level_of(name: str) -> Level:
     return LEVELS[name]
 
 
-def sample(level: Level, rng: np.random.Generator, seated: dict[str, str] | None = None) -> Layout:
+def sample(
+    level: Level,
+    rng: np.random.Generator,
+    fixture: Fixture,
+    seated: dict[str, str] | None = None,
+) -> Layout:
     """Draws a layout; parts in `seated` stand in their sockets instead of on the table."""
     seated = seated or {}
-    free = [name for name in cell.PARTS if name not in seated]
+    free = [name for name in fixture.parts if name not in seated]
     if level.anywhere:
-        base, parts = _anywhere(rng, free)
+        base, parts = _anywhere(rng, fixture, free)
     else:
-        base = np.array(BASE_NOMINAL_M) + rng.uniform(-level.shift_m, level.shift_m, 2)
+        base = np.array(fixture.base_nominal_m) + rng.uniform(-level.shift_m, level.shift_m, 2)
         parts = {
-            name: np.array(PARTS_NOMINAL_M[name]) + rng.uniform(-level.shift_m, level.shift_m, 2)
+            name: np.array(fixture.parts_nominal_m[name])
+            + rng.uniform(-level.shift_m, level.shift_m, 2)
             for name in free
         }
     return Layout(
@@ -91,7 +92,7 @@ def sample(level: Level, rng: np.random.Generator, seated: dict[str, str] | None
 
 
 def sample_part(
-    level: Level, rng: np.random.Generator, name: str, taken: list[Array]
+    level: Level, rng: np.random.Generator, fixture: Fixture, name: str, taken: list[Array]
 ) -> tuple[Array, float]:
     """A fresh place for one part away from what is `taken` ((2,) centres: base first)."""
     while True:
@@ -99,17 +100,19 @@ def sample_part(
             xy = rng.uniform(REACH_MIN_M, REACH_MAX_M)
         else:
             shift = rng.uniform(-level.shift_m, level.shift_m, 2)
-            xy = np.array(PARTS_NOMINAL_M[name]) + shift
-        if _apart(xy, taken):
+            xy = np.array(fixture.parts_nominal_m[name]) + shift
+        if _apart(fixture, xy, taken):
             return xy, float(rng.uniform(-level.yaw_rad, level.yaw_rad))
 
 
-def _apart(xy: Array, taken: list[Array]) -> bool:
-    spacings = [BASE_SPACING_M] + [PART_SPACING_M] * (len(taken) - 1)
+def _apart(fixture: Fixture, xy: Array, taken: list[Array]) -> bool:
+    spacings = [fixture.base_spacing_m] + [fixture.part_spacing_m] * (len(taken) - 1)
     return all(np.linalg.norm(xy - t) >= s for t, s in zip(taken, spacings, strict=True))
 
 
-def _anywhere(rng: np.random.Generator, free: list[str]) -> tuple[Array, dict[str, Array]]:
+def _anywhere(
+    rng: np.random.Generator, fixture: Fixture, free: list[str]
+) -> tuple[Array, dict[str, Array]]:
     # A placement can leave no room for the next one, so a failed draw starts over.
     while True:
         taken = [rng.uniform(REACH_MIN_M, REACH_MAX_M)]
@@ -117,5 +120,5 @@ def _anywhere(rng: np.random.Generator, free: list[str]) -> tuple[Array, dict[st
             if len(taken) > len(free):
                 return taken[0], dict(zip(free, taken[1:], strict=True))
             candidate = rng.uniform(REACH_MIN_M, REACH_MAX_M)
-            if _apart(candidate, taken):
+            if _apart(fixture, candidate, taken):
                 taken.append(candidate)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hardware_configs import HardwareConfig
 from policies.control import so3
 from sim import cell
+from sim.fixtures.fixture import Fixture
 from sim.layout import Layout
 
 Array = NDArray[np.float64]
@@ -29,23 +30,22 @@ class Scene:
     Args:
         model: from cell.build.
         config: the robot in it.
+        fixture: the base and parts in it.
     """
 
-    def __init__(self, model: mujoco.MjModel, config: HardwareConfig) -> None:
+    def __init__(self, model: mujoco.MjModel, config: HardwareConfig, fixture: Fixture) -> None:
         self.model = model
+        self.fixture = fixture
         self.arm_qpos = np.array([model.joint(j.name).qposadr[0] for j in config.joints])
         self.arm_qvel = np.array([model.joint(j.name).dofadr[0] for j in config.joints])
         self.arm_ctrl = np.array([model.actuator(j.name).id for j in config.joints])
         fingers = [f"{config.gripper.joint}{i}" for i in (1, 2)]
         self.finger_qpos = np.array([model.joint(f).qposadr[0] for f in fingers])
         self.gripper_ctrl = model.actuator("gripper").id
-        self.part_qpos = {name: int(model.joint(name).qposadr[0]) for name in cell.PARTS}
-        self.part_qvel = {name: int(model.joint(name).dofadr[0]) for name in cell.PARTS}
-        self.distance = {n: int(model.sensor(f"{n}_distance").adr[0]) for n in cell.PARTS}
-        self.force = {n: int(model.sensor(f"{n}_force").adr[0]) for n in cell.PARTS}
-        self._socket_in_base = dict(
-            zip(cell.SOCKETS, cell.socket_positions_in_base_m(), strict=True)
-        )
+        self.part_qpos = {name: int(model.joint(name).qposadr[0]) for name in fixture.parts}
+        self.part_qvel = {name: int(model.joint(name).dofadr[0]) for name in fixture.parts}
+        self.distance = {n: int(model.sensor(f"{n}_distance").adr[0]) for n in fixture.parts}
+        self.force = {n: int(model.sensor(f"{n}_force").adr[0]) for n in fixture.parts}
 
     def lay_out(self, layout: Layout, qpos: Array, mocap_pos: Array, mocap_quat: Array) -> None:
         """Writes one simulation's base and parts.
@@ -74,7 +74,7 @@ class Scene:
     def socket_pose(self, name: str, mocap_pos: Array, mocap_quat: Array) -> Pose:
         """True pose of a socket, likewise."""
         rotation = so3.matrix(mocap_quat[:, 0])
-        return mocap_pos[:, 0] + rotation @ self._socket_in_base[name], rotation
+        return mocap_pos[:, 0] + rotation @ np.array(self.fixture.socket_in_base_m[name]), rotation
 
     def gripper_width(self, qpos: Array) -> Array:
         """Opening between the pads, (N,), m."""
@@ -99,9 +99,9 @@ def seated(part: Pose, socket: Pose) -> NDArray[np.bool_]:
     )
 
 
-def released(gripper_width_m: Array) -> NDArray[np.bool_]:
-    """Whether the fingers are clear of a part, (N,)."""
-    return gripper_width_m > cell.PART_WIDTH_M + RELEASED_MARGIN_M
+def released(gripper_width_m: Array, part_width_m: Array | float) -> NDArray[np.bool_]:
+    """Whether the fingers are clear of a part that is so wide where it is grasped, (N,)."""
+    return np.asarray(gripper_width_m > part_width_m + RELEASED_MARGIN_M)
 
 
 def _yaw_quaternion(yaw_rad: float) -> Array:

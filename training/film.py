@@ -21,10 +21,9 @@ import tyro
 
 from policies.bundle import load_bundle
 from policies.runtime import Policy
-from sim import cell, tasks
+from sim import tasks
 from sim.render import Camera
 from sim.robots.panda.dress import dress
-from sim.tasks import play_parts
 from training.rollout import bundle_actor, expert_actor, run_episodes
 
 Picture = npt.NDArray[np.uint8]
@@ -69,13 +68,8 @@ class CellStage:
 
     def pictures(self, chosen: list[int]) -> list[Picture]:
         """The recorded states `chosen`, BGR."""
-        env, args = self.env, self.args
-        if args.task == "play_parts":
-            spec = play_parts.build_spec(env.config)
-        else:
-            gap_mm = tasks.CLEARANCE_MM[args.task]
-            gap_mm = gap_mm if args.clearance_mm is None else args.clearance_mm
-            spec = cell.build_spec(env.config, gap_mm * 1e-3)
+        args = self.args
+        spec = self.env.scene_spec.copy()
         dress(spec)
         # The sensors' and the solver's rows are of the same size with and without the meshes.
         model = spec.compile()

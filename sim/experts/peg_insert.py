@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.features import Signals, grasp_point, yaw_between
-from sim import cell
+from policies.features import Signals, fit_yaw, grasp_point, grasp_yaw
 from sim.experts import motion
+from sim.fixtures.pegs import HOLE_DEPTH_M, PART_WIDTH_M
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class PegInsertExpert:
         to_grasp = grasp_point(s) - s.tool_position
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.008) & (np.abs(to_grasp[:, 2]) < 0.012)
         closing = (s.gripper_target < motion.BEGUN_WIDTH_M) & near
-        held = closing & (s.gripper_width < cell.PART_WIDTH_M + 0.0015)
+        held = closing & (s.gripper_width < PART_WIDTH_M + 0.0015)
         fetch_goal, fetch_yaw, fetch_width = self._fetch(s, to_grasp, near)
         carry_goal, carry_yaw = self._carry(s, to_socket, height, off_axis)
 
@@ -68,8 +68,8 @@ class PegInsertExpert:
         width = np.where(done | leave, RELEASE_WIDTH_M, fetch_width)
 
         over = held & (off_axis < 0.003)
-        down = np.where(over & (height < cell.HOLE_DEPTH_M + 0.008), g.step_at_rim_m, g.step_down_m)
-        down = np.where(over & (height < cell.HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
+        down = np.where(over & (height < HOLE_DEPTH_M + 0.008), g.step_at_rim_m, g.step_down_m)
+        down = np.where(over & (height < HOLE_DEPTH_M - 0.002), g.step_in_hole_m, down)
         return motion.action(s, goal, yaw, width, down, g)
 
     def _fetch(
@@ -78,7 +78,7 @@ class PegInsertExpert:
         """Goal, turn and opening of the fingers to grasp the part."""
         g = self.gains
         off_axis = np.linalg.norm(to_grasp[:, :2], axis=-1)
-        yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
+        yaw = grasp_yaw(s)
         above = np.clip(3.0 * (off_axis - 0.004), 0.0, 0.06)
         above = np.maximum(above, np.clip(0.15 * (np.abs(yaw) - 0.05), 0.0, 0.04))
         goal = motion.funnel(s.tool_position, to_grasp, above, -to_grasp[:, 2])
@@ -99,10 +99,10 @@ class PegInsertExpert:
     ) -> tuple[Array, Array]:
         """Goal and turn to bring the held part over the socket and down into it."""
         g = self.gains
-        yaw = yaw_between(s.socket_rotation, s.part_rotation, s.symmetry)
-        inside = (height < cell.HOLE_DEPTH_M - 0.001) & (off_axis < 0.003)
+        yaw = fit_yaw(s)
+        inside = (height < HOLE_DEPTH_M - 0.001) & (off_axis < 0.003)
         # Another part may stand in the next socket: pass over its top.
-        above = cell.HOLE_DEPTH_M + 0.005 + np.clip(1.6 * (off_axis - 0.003), 0.0, 0.06)
+        above = HOLE_DEPTH_M + 0.005 + np.clip(1.6 * (off_axis - 0.003), 0.0, 0.06)
         # The better it fits the lower, without a threshold to wait at: whoever imitates a wait
         # waits for ever.
         misfit = np.maximum(off_axis / g.fit_tolerance_m, np.abs(yaw) / g.fit_tolerance_rad)

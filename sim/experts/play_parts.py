@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.features import Signals, grasp_point, wrap_symmetric, yaw_between
-from sim import cell
+from policies.features import Signals, grasp_point, grasp_yaw, wrap_symmetric
 from sim.experts import motion
+from sim.fixtures.pegs import PART_LENGTH_M, PART_WIDTH_M
 from sim.tasks.play_parts import GOAL_OFFSET_M, SPOTS_M, PlayPartsBatch
 
 Array = NDArray[np.float64]
@@ -23,7 +23,7 @@ APPROACH_WIDTH_M = 0.07
 RELEASE_WIDTH_M = 0.045
 # Fingers that travel, and a peg's bottom while carried, pass over a peg that stands.
 TRAVEL_OVER_GRASP_M = 0.05
-CARRY_HEIGHT_M = cell.PART_LENGTH_M + 0.02
+CARRY_HEIGHT_M = PART_LENGTH_M + 0.02
 # A move is over when the released fingers are this far over the peg's grasp.
 RISEN_M = 0.035
 # A peg below the table's top by more than this fell off it.
@@ -184,7 +184,7 @@ class PlayPartsDemonstrator:
         to_grasp = grasp_point(s) - s.tool_position
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.012) & (np.abs(to_grasp[:, 2]) < 0.02)
         closing = s.gripper_target < motion.BEGUN_WIDTH_M
-        return np.asarray(near & closing & (s.gripper_width < cell.PART_WIDTH_M + 0.002))
+        return np.asarray(near & closing & (s.gripper_width < PART_WIDTH_M + 0.002))
 
     def _move(self, s: Signals) -> Array:
         """Actions (N, 7) that serve the intention."""
@@ -216,7 +216,7 @@ class PlayPartsDemonstrator:
         """Goal, turn and opening of the fingers to grasp the peg."""
         g = self.gains
         off_axis = np.linalg.norm(to_grasp[:, :2], axis=-1)
-        yaw = yaw_between(s.part_rotation, s.tool_rotation, s.symmetry)
+        yaw = grasp_yaw(s)
         yaw = np.where(s.symmetry == 0, -_yaw(s.tool_rotation), yaw)
         above = np.clip(2.0 * (off_axis - 0.006), 0.0, TRAVEL_OVER_GRASP_M)
         goal = motion.funnel(s.tool_position, to_grasp, above, -to_grasp[:, 2])

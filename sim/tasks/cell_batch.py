@@ -18,6 +18,7 @@ from policies.control import Controller, so3
 from policies.features import Signals, read_signals
 from policies.spec import Spec
 from sim import layout, scene
+from sim.fixtures.fixture import Fixture
 from sim.robots import panda
 
 Array = NDArray[np.float64]
@@ -36,7 +37,8 @@ class CellBatch:
 
     Args:
         num_envs: N.
-        model: the cell as the task wants it.
+        fixture: what the task fits the cell with.
+        scene_spec: the cell as the task wants it, with that fixture.
         level: how much varies and how noisy readings are.
         nthread: physics threads, 0 for one a core.
         config: the robot.
@@ -45,6 +47,7 @@ class CellBatch:
         spec: fields of observation, goal and action.
         max_steps: an episode without success ends after so many policy steps.
         hardware_hash: hash of the robot's config.
+        scene_spec: what the cell is compiled from; to change it, copy it.
     """
 
     spec: Spec
@@ -53,18 +56,20 @@ class CellBatch:
     def __init__(
         self,
         num_envs: int,
-        model: mujoco.MjModel,
+        fixture: Fixture,
+        scene_spec: mujoco.MjSpec,
         level: layout.Level,
         nthread: int,
         config: HardwareConfig,
     ) -> None:
         self.num_envs = num_envs
-        self.model = model
+        self.scene_spec = scene_spec
+        self.model = model = scene_spec.compile()
         self.level = level
         self.config = config
         self.hardware_hash = config.hash
         self.control_hz = config.rates.control_hz
-        self.scene = scene.Scene(model, config)
+        self.scene = scene.Scene(model, config, fixture)
         self.controller = Controller(config, self.spec.rate_hz, num_envs)
         self._substeps = round(1.0 / (config.rates.control_hz * model.opt.timestep))
         self.batch = Batch(model, num_envs, nthread)
@@ -186,8 +191,15 @@ class CellBatch:
                 new[0][keep], new[1][keep] = old[0][keep], old[1][keep]
         self._readings = noisy
 
-    def _signals(self, part: scene.Pose, socket: scene.Pose, symmetry: NDArray[np.int_]) -> Signals:
-        """Readings of the robot together with those of a part and a socket."""
+    def _signals(
+        self,
+        part: scene.Pose,
+        socket: scene.Pose,
+        symmetry: NDArray[np.int_],
+        grasp_offset_m: Array,
+        grasp_symmetry: NDArray[np.int_],
+    ) -> Signals:
+        """Readings of the robot together with those of a part and a socket; see Signals."""
         return read_signals(
             self.controller,
             self._qpos[:, self.scene.arm_qpos],
@@ -196,4 +208,6 @@ class CellBatch:
             part,
             socket,
             symmetry,
+            grasp_offset_m,
+            grasp_symmetry,
         )

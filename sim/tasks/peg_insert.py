@@ -6,144 +6,34 @@ is assembled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from hardware_configs import HardwareConfig, load
-from policies.features import INSERTION_SPEC, Signals, observe
-from policies.pose_filter import PoseFilter
-from sim import cell, layout, scene
-from sim.tasks.cell_batch import START_WIDTH_M, CellBatch, Info, Observation, Rows
+from sim import layout
+from sim.fixtures.pegs import PegFixture
+from sim.tasks.cell_batch import START_WIDTH_M
+from sim.tasks.fit_part import FitPartBatch
 
 __all__ = ["MAX_STEPS", "START_WIDTH_M", "PegInsertBatch"]
-
-Array = NDArray[np.float64]
 
 MAX_STEPS = 100
 
 
-class PegInsertBatch(CellBatch):
-    """N cells with the task peg_insert.
+class PegInsertBatch(FitPartBatch):
+    """N cells with the task peg_insert; see FitPartBatch."""
 
-    The info of a step has, per simulation and control tick, `penetration_m` (N, ticks; NaN where
-    part and base do not touch) and `force_n` (N, ticks) between part and base.
-
-    Args:
-        num_envs: N.
-        level: low, med or high; see sim.layout.LEVELS.
-        clearance_mm: gap a side between peg and hole.
-        nthread: physics threads, 0 for one a core.
-        config: the robot; the Panda when left out.
-    """
-
-    spec = INSERTION_SPEC
+    fixture_type = PegFixture
     max_steps = MAX_STEPS
 
-    def __init__(
-        self,
-        num_envs: int,
-        level: str = "med",
-        clearance_mm: float = 0.5,
-        nthread: int = 0,
-        config: HardwareConfig | None = None,
-    ) -> None:
-        config = config or load("panda")
-        model = cell.build(config, clearance_mm * 1e-3)
-        super().__init__(num_envs, model, layout.level_of(level), nthread, config)
-        self.part = np.full(num_envs, "square_peg", dtype=object)
-        self.socket = np.full(num_envs, "socket_a", dtype=object)
-        self.symmetry = np.zeros(num_envs, dtype=int)
-        self._penetration, self._force = np.empty((num_envs, 0)), np.empty((num_envs, 0))
-        self._filter = PoseFilter(num_envs)
-
-    @staticmethod
-    def measures(
-        traces: Sequence[Mapping[str, Sequence[NDArray[Any]]]],
-    ) -> dict[str, float | None]:
-        """How hard part and base pressed and how deep they overlapped, over whole episodes.
-
-        Args:
-            traces: the info of each episode, one entry per step.
-        """
-        depth_m = np.concatenate([row for trace in traces for row in trace["penetration_m"]])
-        depth_m = depth_m[np.isfinite(depth_m)]
-        forces = np.array([np.max(trace["force_n"]) for trace in traces])
-        return {
-            "penetration_p95_mm": round(1e3 * float(np.percentile(depth_m, 95)), 4)
-            if len(depth_m)
-            else None,
-            "peak_force_p95_n": round(float(np.percentile(forces, 95)), 2),
-            "peak_force_max_n": round(float(forces.max()), 2),
-        }
-
     def _begin(self, i: int, rng: np.random.Generator) -> None:
-        part = str(rng.choice(list(cell.PARTS)))
-        kind = cell.PARTS[part]
-        socket = str(rng.choice([s for s, (k, _) in cell.SOCKETS.items() if k == kind]))
-        other = next(p for p in cell.PARTS if p != part)
-        homes = [s for s, (k, _) in cell.SOCKETS.items() if k == cell.PARTS[other]]
-        seated = {other: str(rng.choice(homes))} if rng.random() < 0.5 else {}
-        self.part[i], self.socket[i] = part, socket
-        self.symmetry[i] = cell.symmetry(part)
-        drawn = layout.sample(self.level, rng, seated)
+        fixture = self.scene.fixture
+
+        def homes(part: str) -> list[str]:
+            return [s for s, kind in fixture.sockets.items() if kind == fixture.parts[part]]
+
+        part = str(rng.choice(list(fixture.parts)))
+        socket = str(rng.choice(homes(part)))
+        other = next(p for p in fixture.parts if p != part)
+        seated = {other: str(rng.choice(homes(other)))} if rng.random() < 0.5 else {}
+        self._ask_for(i, part, socket)
+        drawn = layout.sample(self.level, rng, fixture, seated)
         self.scene.lay_out(drawn, self._qpos[i], self._mocap_pos[i], self._mocap_quat[i])
-
-    def _start_step(self) -> None:
-        ticks = self.controller.ticks_per_step
-        self._penetration = np.full((self.num_envs, ticks), np.nan)
-        self._force = np.zeros((self.num_envs, ticks))
-        self._distance_at = np.array([self.scene.distance[p] for p in self.part])
-        force_at = np.array([self.scene.force[p] for p in self.part])
-        self._force_at = force_at[:, None] + np.arange(3)
-
-    def _after_tick(self, tick: int) -> None:
-        rows = np.arange(self.num_envs)
-        force = np.linalg.norm(self._sensors[rows[:, None], self._force_at], axis=-1)
-        touching = force > 0.0
-        distance = self._sensors[rows, self._distance_at]
-        self._force[:, tick] = force
-        self._penetration[touching, tick] = np.maximum(-distance[touching], 0.0)
-
-    def _info(self) -> Info:
-        return {"penetration_m": self._penetration, "force_n": self._force}
-
-    def success(self) -> NDArray[np.bool_]:
-        """Whether the part stands in its socket and the fingers have let go, from true poses."""
-        part, socket = self.true_poses()
-        return scene.seated(part, socket) & scene.released(self.scene.gripper_width(self._qpos))
-
-    def true_poses(self) -> tuple[scene.Pose, scene.Pose]:
-        """Poses of the part and of the socket of each simulation, without noise."""
-        return self._gather(self.part, self.scene.part_pose, self._qpos), self._gather(
-            self.socket, self.scene.socket_pose, self._mocap_pos, self._mocap_quat
-        )
-
-    def true_readings(self) -> list[scene.Pose]:
-        """The part's and the socket's true pose."""
-        return list(self.true_poses())
-
-    def _gather(self, names: NDArray[np.object_], read: Any, *arrays: Array) -> scene.Pose:
-        position, rotation = np.empty((self.num_envs, 3)), np.empty((self.num_envs, 3, 3))
-        for name in set(names):
-            rows = np.flatnonzero(names == name)
-            position[rows], rotation[rows] = read(name, *(a[rows] for a in arrays))
-        return position, rotation
-
-    def signals(self, noisy: bool = True) -> Signals:
-        """Filtered readings; without noise where a test or an expert may know more."""
-        part, socket = self._filter.poses if noisy else self.true_poses()
-        return self._signals(part, socket, self.symmetry)
-
-    def _read(self, ids: Rows) -> None:
-        super()._read(ids)
-        part, socket = self.readings()
-        started = ids[self.steps[ids] == 0]
-        self._filter.reset(started)
-        self._filter.update(ids, self._signals(part, socket, self.symmetry))
-
-    def observe(self) -> Observation:
-        """The flat observation (N, D) of the newest reading."""
-        return self.spec.flatten_observation(observe(self.spec, self.signals()))

@@ -27,6 +27,7 @@ from policies.features import (
 )
 from policies.spec import Field, Spec
 from sim import cell, layout, scene
+from sim.fixtures.pegs import PART_WIDTH_M, PegFixture
 from sim.tasks.cell_batch import CellBatch, Info, Observation, Rows
 
 Array = NDArray[np.float64]
@@ -110,8 +111,9 @@ class PlayPartsBatch(CellBatch):
         config = config or load("panda")
         self.offset_m, self.yaw_rad = OFFSETS[level]
         self.start_seed = start_seed
-        model = build_spec(config).compile()
-        super().__init__(num_envs, model, layout.level_of(level), nthread, config)
+        super().__init__(
+            num_envs, PegFixture(), build_spec(config), layout.level_of(level), nthread, config
+        )
         self.goal = np.zeros((num_envs, 2, 3))
         self.start_spot = np.zeros((num_envs, 2), dtype=int)
         self.place = np.zeros((num_envs, 2), dtype=int)
@@ -190,10 +192,17 @@ class PlayPartsBatch(CellBatch):
 
     def signals(self, noisy: bool = True) -> list[Signals]:
         """Readings of every simulation, once with each peg as the part; no socket is asked for."""
-        return [
-            self._signals(pose, pose, np.full(self.num_envs, cell.symmetry(peg)))
-            for peg, pose in zip(PEGS, self.readings(noisy), strict=True)
-        ]
+        signals = []
+        for peg, pose in zip(PEGS, self.readings(noisy), strict=True):
+            kind = self.scene.fixture.parts[peg]
+            symmetry = np.full(self.num_envs, kind.symmetry)
+            offset_m = np.tile(kind.grasp_offset_m, (self.num_envs, 1))
+            signals.append(
+                self._signals(
+                    pose, pose, symmetry, offset_m, np.full(self.num_envs, kind.grasp_symmetry)
+                )
+            )
+        return signals
 
     def observe(self) -> Observation:
         """The flat input (N, D): observation of the newest readings, and the goal."""
@@ -215,7 +224,7 @@ class PlayPartsBatch(CellBatch):
         answer = np.empty((self.num_envs, 2), dtype=bool)
         for k, s in enumerate(self.signals(noisy=False)):
             away = np.linalg.norm(grasp_point(s) - s.tool_position, axis=-1)
-            clear = scene.released(s.gripper_width) | (away > CLEAR_M)
+            clear = scene.released(s.gripper_width, PART_WIDTH_M) | (away > CLEAR_M)
             upright = s.part_rotation[:, 2, 2] > np.cos(UPRIGHT_RAD)
             answer[:, k] = clear & upright & (np.abs(s.part_position[:, 2]) < ON_TABLE_M)
         return answer
@@ -272,7 +281,7 @@ class PlayPartsBatch(CellBatch):
 
 def build_spec(config: HardwareConfig) -> mujoco.MjSpec:
     """The cell with the spots drawn on its table."""
-    spec = cell.build_spec(config)
+    spec = cell.build_spec(config, PegFixture())
     for k, xy in enumerate(SPOTS_M):
         disc = spec.worldbody.add_geom(name=f"spot_{k}", type=mujoco.mjtGeom.mjGEOM_CYLINDER)
         disc.pos, disc.size = [*xy, 0.0005], [SPOT_RADIUS_M, 0.0005, 0.0]

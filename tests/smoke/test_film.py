@@ -10,6 +10,7 @@ import pytest
 
 from hardware_configs import load
 from sim import cell
+from sim.fixtures.pegs import PegFixture
 from sim.robots.panda.dress import dress, mesh_folder
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_meshes_change_nothing_but_the_looks():
     if mesh_folder() is None:
         pytest.skip("the meshes come with pybullet, which has wheels up to CPython 3.11 only")
     config = load("panda")
-    plain, dressed = cell.build_spec(config), cell.build_spec(config)
+    plain, dressed = cell.build_spec(config, PegFixture()), cell.build_spec(config, PegFixture())
     assert dress(dressed)
     before, after = plain.compile(), dressed.compile()
     colliding = [

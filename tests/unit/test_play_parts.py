@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from policies.features import GRASP_HEIGHT_M
 from sim.experts.play_parts import Habits, PlayPartsDemonstrator
+from sim.fixtures.fixture import OBJECTS
 from sim.tasks import make, make_expert, make_play
 from sim.tasks.play_parts import PEGS, SPOTS_M, PlayPartsBatch
 
@@ -46,7 +46,9 @@ def test_observation_and_goal_hold_what_they_say():
     for k, peg in enumerate(PEGS):
         vector = columns(env, observation, f"observation.state.{peg}")[:, :3]
         grasp = tool_position + np.einsum("bij,bj->bi", tool_rotation, vector)
-        assert grasp == pytest.approx(true[:, k] + [0, 0, GRASP_HEIGHT_M], abs=2 * noise_m)
+        assert grasp == pytest.approx(
+            true[:, k] + list(OBJECTS.parts[peg].grasp_offset_m), abs=2 * noise_m
+        )
     pose = columns(env, observation, "observation.state.tool_pose")
     assert pose[:, :3] == pytest.approx(tool_position, abs=1e-6)
     assert pose[:, 3:5] == pytest.approx(tool_rotation[:, :2, 2], abs=1e-6)
@@ -94,7 +96,7 @@ def test_success_needs_both_pegs_standing_at_their_goals_and_let_go():
     put(env, 2, "square_peg", env.goal[2, 0, :2], 0.02)
     at = env.scene.part_qpos["square_peg"]
     qpos[3, at + 3 : at + 7] = [np.cos(0.1), np.sin(0.1), 0.0, 0.0]
-    bring_tool(env, 4, env.goal[4, 0] + [0.015, 0.0, GRASP_HEIGHT_M])
+    bring_tool(env, 4, env.goal[4, 0] + [0.015, 0.0, OBJECTS.parts["square_peg"].grasp_offset_m[2]])
     env.scene.set_gripper_width(0.02, qpos[4])
     put(env, 5, "round_peg", SPOTS_M[env.start_spot[5, 1]])
     assert env.success().tolist() == [True, False, False, False, False, False]

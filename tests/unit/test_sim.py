@@ -7,6 +7,7 @@ import pytest
 from hardware_configs import load
 from policies.control import Chain
 from sim import cell, layout, scene
+from sim.fixtures.pegs import HOLE_DEPTH_M, PART_WIDTH_M, ROUND_SEGMENTS, PegFixture
 from sim.robots import panda
 from sim.tasks import make, make_expert
 
@@ -47,13 +48,13 @@ def test_expert_inserts_and_walls_stay_hard(level, clearance_mm, expected):
 
 def drop(turn_rad: float, clearance_m: float) -> float:
     """Height of a peg's bottom over the hole's floor after it fell from over the rim."""
-    model = cell.build(CONFIG, clearance_m)
-    data, scn = mujoco.MjData(model), scene.Scene(model, CONFIG)
+    model = cell.build(CONFIG, PegFixture(), clearance_m)
+    data, scn = mujoco.MjData(model), scene.Scene(model, CONFIG, PegFixture())
     data.qpos[scn.arm_qpos] = CONFIG.home_rad
-    drawn = layout.sample(layout.LEVELS["low"], np.random.default_rng(0))
+    drawn = layout.sample(layout.LEVELS["low"], np.random.default_rng(0), PegFixture())
     scn.lay_out(drawn, data.qpos, data.mocap_pos, data.mocap_quat)
     position, rotation = scn.socket_pose("socket_a", data.mocap_pos[None], data.mocap_quat[None])
-    start = position[0] + rotation[0] @ [0.0, 0.0, cell.HOLE_DEPTH_M + 0.002]
+    start = position[0] + rotation[0] @ [0.0, 0.0, HOLE_DEPTH_M + 0.002]
     scn.place_part("square_peg", start, drawn.base_yaw_rad + turn_rad, data.qpos)
     mujoco.mj_forward(model, data)
     data.ctrl[scn.arm_ctrl] = CONFIG.home_rad
@@ -66,24 +67,24 @@ def test_a_peg_falls_in_only_where_it_fits(clearance_m):
     assert abs(drop(0.0, clearance_m)) < 0.0005
     # A quarter turn is the same peg; between, its corners rest on the rim and nothing pulls it in.
     assert abs(drop(np.pi / 2, clearance_m)) < 0.0005
-    assert drop(np.deg2rad(12.0), clearance_m) > cell.HOLE_DEPTH_M - 0.001
+    assert drop(np.deg2rad(12.0), clearance_m) > HOLE_DEPTH_M - 0.001
 
 
 @pytest.mark.parametrize("clearance_m", [0.0, -0.001, 0.01])
 def test_impossible_clearance_is_refused(clearance_m):
     with pytest.raises(ValueError, match="clearance: got .* mm, expected 0.1 to 5 mm"):
-        cell.build_spec(CONFIG, clearance_m)
+        cell.build_spec(CONFIG, PegFixture(), clearance_m)
 
 
 def test_holes_are_as_wide_as_asked():
     clearance = 0.0003
-    model = cell.build(CONFIG, clearance)
+    model = cell.build(CONFIG, PegFixture(), clearance)
     left, right = model.geom("socket_a_left"), model.geom("socket_a_right")
     width = (right.pos[0] - right.size[0]) - (left.pos[0] + left.size[0])
-    assert width == pytest.approx(cell.PART_WIDTH_M + 2 * clearance)
-    ring = [model.geom(f"socket_b_wall{i}") for i in range(cell.ROUND_SEGMENTS)]
+    assert width == pytest.approx(PART_WIDTH_M + 2 * clearance)
+    ring = [model.geom(f"socket_b_wall{i}") for i in range(ROUND_SEGMENTS)]
     inner = [np.linalg.norm(g.pos[:2]) - g.size[0] for g in ring]
-    assert inner == pytest.approx([cell.PART_WIDTH_M / 2 + clearance] * len(ring))
+    assert inner == pytest.approx([PART_WIDTH_M / 2 + clearance] * len(ring))
 
 
 def test_success_needs_the_part_in_and_the_fingers_off():

@@ -20,6 +20,7 @@ from hardware_configs import HardwareConfig
 from policies.control import so3
 from policies.control.safety_filter import SafetyFilter
 from sim import cell, layout, scene
+from sim.fixtures.pegs import PegFixture
 from sim.robots import panda
 from sim.tasks.peg_insert import MAX_STEPS, START_WIDTH_M, PegInsertBatch
 
@@ -80,6 +81,7 @@ class MujocoCell:
         self.config = config
         self.clearance_mm = clearance_mm
         self.level = layout.level_of(level)
+        self._fixture = PegFixture()
         self._seed = seed
         self._rng = np.random.default_rng([seed, 0])
         self._stale_s = config.topics["joint_command"].stale_s
@@ -97,13 +99,13 @@ class MujocoCell:
 
     def connect(self) -> None:
         """Builds the cell, the arm at home with open fingers, held."""
-        self._model = cell.build(self.config, self.clearance_mm * 1e-3)
+        self._model = cell.build(self.config, self._fixture, self.clearance_mm * 1e-3)
         self._data = mujoco.MjData(self._model)
-        self._scene = scene.Scene(self._model, self.config)
+        self._scene = scene.Scene(self._model, self.config, self._fixture)
         self._substeps = round(self._dt_s / self._model.opt.timestep)
         self._episodes: dict[str, PegInsertBatch] = {}
         self._stand(np.array(self.config.home_rad))
-        self._load(layout.sample(self.level, np.random.default_rng([self._seed, 0])))
+        self._load(layout.sample(self.level, np.random.default_rng([self._seed, 0]), self._fixture))
 
     def disconnect(self) -> None:
         """Stops following commands."""
@@ -134,8 +136,8 @@ class MujocoCell:
         """The newest readings, with the noise of the level on the perceived poses."""
         data, scn = self._data, self._scene
         qpos, mocap = data.qpos[None], (data.mocap_pos[None], data.mocap_quat[None])
-        true = [scn.part_pose(name, qpos) for name in cell.PARTS]
-        true += [scn.socket_pose(name, *mocap) for name in cell.SOCKETS]
+        true = [scn.part_pose(name, qpos) for name in self._fixture.parts]
+        true += [scn.socket_pose(name, *mocap) for name in self._fixture.sockets]
         noise = self._rng.normal(size=(2, len(true), 3))
         positions = np.concatenate([pose[0] for pose in true]) + self.level.noise_m * noise[0]
         rotations = np.concatenate([pose[1] for pose in true])
@@ -144,7 +146,7 @@ class MujocoCell:
             dq_rad_s=data.qvel[scn.arm_qvel],
             effort_nm=data.actuator_force[scn.arm_ctrl],
             gripper_width_m=float(scn.gripper_width(qpos)[0]),
-            names=(*cell.PARTS, *cell.SOCKETS),
+            names=(*self._fixture.parts, *self._fixture.sockets),
             positions_m=positions,
             rotations=so3.exp(self.level.noise_rad * noise[1]) @ rotations,
         )
@@ -199,7 +201,7 @@ class MujocoCell:
         """
         self.level = layout.level_of(level)
         self._rng = np.random.default_rng([seed, index, 1])
-        self._load(layout.sample(self.level, np.random.default_rng([seed, index])))
+        self._load(layout.sample(self.level, np.random.default_rng([seed, index]), self._fixture))
 
     def feed_part(self, part: str) -> None:
         """The feeder takes a part away, wherever it is, and stands it on the table anew.
@@ -207,12 +209,14 @@ class MujocoCell:
         Raises:
             ValueError: no such part.
         """
-        if part not in cell.PARTS:
-            raise ValueError(f"part: got {part!r}, expected one of {', '.join(cell.PARTS)}")
+        if part not in self._fixture.parts:
+            raise ValueError(
+                f"part: got {part!r}, expected one of {', '.join(self._fixture.parts)}"
+            )
         start = self._scene.part_qpos
         others = [self._data.qpos[start[n] : start[n] + 2].copy() for n in start if n != part]
         taken = [self._data.mocap_pos[0, :2].copy(), *others]
-        xy, yaw_rad = layout.sample_part(self.level, self._rng, part, taken)
+        xy, yaw_rad = layout.sample_part(self.level, self._rng, self._fixture, part, taken)
         self._scene.place_part(part, np.array([*xy, 0.0]), yaw_rad, self._data.qpos)
         self._rest_parts([part])
         self.load_count += 1
@@ -252,7 +256,7 @@ class MujocoCell:
         Raises:
             ValueError: no such part or socket.
         """
-        if part not in cell.PARTS or socket not in cell.SOCKETS:
+        if part not in self._fixture.parts or socket not in self._fixture.sockets:
             raise ValueError(f"truth: got {part!r} in {socket!r}, expected a part and a socket")
         data, scn = self._data, self._scene
         qpos = data.qpos[None]
@@ -260,7 +264,7 @@ class MujocoCell:
             scn.part_pose(part, qpos),
             scn.socket_pose(socket, data.mocap_pos[None], data.mocap_quat[None]),
         )
-        released = scene.released(scn.gripper_width(qpos))
+        released = scene.released(scn.gripper_width(qpos), self._fixture.parts[part].part_width_m)
         depths = self._penetrations_m[part]
         return Truth(
             inserted=bool(seated[0] and released[0]),
@@ -289,7 +293,7 @@ class MujocoCell:
     def _load(self, drawn: layout.Layout) -> None:
         data = self._data
         self._scene.lay_out(drawn, data.qpos, data.mocap_pos, data.mocap_quat)
-        self._rest_parts(list(cell.PARTS))
+        self._rest_parts(list(self._fixture.parts))
         self._forget_contact()
         self.load_count += 1
 
@@ -300,12 +304,12 @@ class MujocoCell:
         mujoco.mj_forward(self._model, self._data)
 
     def _forget_contact(self) -> None:
-        self._penetrations_m: dict[str, list[float]] = {name: [] for name in cell.PARTS}
-        self._peak_force_n = dict.fromkeys(cell.PARTS, 0.0)
+        self._penetrations_m: dict[str, list[float]] = {name: [] for name in self._fixture.parts}
+        self._peak_force_n = dict.fromkeys(self._fixture.parts, 0.0)
 
     def _measure_contact(self) -> None:
         sensors = self._data.sensordata
-        for name in cell.PARTS:
+        for name in self._fixture.parts:
             start = self._scene.force[name]
             force_n = float(np.linalg.norm(sensors[start : start + 3]))
             if force_n > 0.0:

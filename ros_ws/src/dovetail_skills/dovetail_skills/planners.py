@@ -116,7 +116,7 @@ class LearnedPlanner:
 
     Args:
         model: the policy.
-        objects: the catalogue, for symmetries.
+        objects: the catalogue, for symmetries and grasps.
         part: the part to handle.
         socket: where it belongs.
         seed: of the sampler's noise.
@@ -138,7 +138,7 @@ class LearnedPlanner:
     ) -> None:
         self._model = model
         self._part, self._socket = part, socket
-        self._symmetry = np.array([objects.parts[part].symmetry])
+        self._kind = objects.parts[part]
         self._rng = np.random.default_rng(seed)
         self.execute_steps = model.bundle.execute_steps
         self._now_s = now_s
@@ -170,7 +170,9 @@ class LearnedPlanner:
             part_rotation=part[1][None],
             socket_position=socket[0][None],
             socket_rotation=socket[1][None],
-            symmetry=self._symmetry,
+            symmetry=np.array([self._kind.symmetry]),
+            grasp_offset_m=np.array([self._kind.grasp_offset_m]),
+            grasp_symmetry=np.array([self._kind.grasp_symmetry]),
         )
         spec, policy = self._model.bundle.spec, self._model.policy
         observation = spec.flatten_observation(observe(spec, signals))
