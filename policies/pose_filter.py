@@ -72,6 +72,10 @@ class _Walk:
         self.noise[ids] = self.axis.noise**2
         self.weight[ids] = NOISE_PRIOR
 
+    @property
+    def rows(self) -> list[Array]:
+        return [self.variance, self.noise, self.weight]
+
     def predict(self, ids: NDArray[np.int_], held: Mask, gripping: Mask) -> None:
         drift = np.where(held, self.axis.held, self.axis.still)
         self.variance[ids] += np.where(gripping, self.axis.gripping, drift) ** 2
@@ -109,6 +113,11 @@ class _Object:
     def reset(self, ids: NDArray[np.int_]) -> None:
         for walk in self._walks:
             walk.reset(ids)
+
+    @property
+    def rows(self) -> list[Array]:
+        walks = [row for walk in self._walks for row in walk.rows]
+        return [self.position, self.rotation, *walks]
 
     def follow(self, ids: NDArray[np.int_], before: Pose, now: Pose, held: Mask) -> None:
         """Carries what is held along with the tool, from its last pose to the present one."""
@@ -182,6 +191,12 @@ class PoseFilter:
         self._tool_position[ids], self._tool_rotation[ids] = tool
         self._width[ids] = width
         return self.poses
+
+    @property
+    def rows(self) -> list[Array]:
+        """Everything that is remembered, to read and write, with a leading axis of cells."""
+        tool = [self._tool_position, self._tool_rotation, self._width]
+        return [*self._part.rows, *self._socket.rows, *tool]
 
     @property
     def poses(self) -> tuple[Pose, Pose]:

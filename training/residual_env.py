@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from policies.pose_filter import PRESSING_M
 from policies.runtime import Policy
 from sim import tasks
 
@@ -73,6 +75,15 @@ class Step:
     final_base_action: Floats
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A state of one simulation, and what the base had planned in it."""
+
+    state: list[Any]
+    queue: list[Floats]
+    history: Floats
+
+
 class ResidualEnv:
     """N simulations of a task, a frozen base policy acting in each.
 
@@ -86,6 +97,7 @@ class ResidualEnv:
             robot's protective stop. 0 for none.
         nthread: physics threads.
         per_step: the base plans anew on every step and only the chunk's first action is executed.
+        pool_share: share of the episodes that begin in a state that was kept by `keep_states`.
 
     Raises:
         ValueError: fewer simulations than settings, or a base for another task or robot.
@@ -101,6 +113,7 @@ class ResidualEnv:
         force_limit_n: float = 0.0,
         nthread: int = 1,
         per_step: bool = False,
+        pool_share: float = 0.0,
     ) -> None:
         if num_envs < len(settings):
             raise ValueError(
@@ -124,6 +137,8 @@ class ResidualEnv:
         self.force_limit_n = force_limit_n
         self._latency = 0 if per_step else tasks.LATENCY_STEPS[task]
         self._execute = 1 if per_step else bundle.execute_steps
+        self.pool_share = pool_share
+        self._pools: list[list[_Kept]] = [[] for _ in settings]
         self._seeds = np.random.default_rng([seed, 0])
         self._rngs = [np.random.default_rng(0)] * num_envs
         self._queues: list[list[Floats]] = [[] for _ in range(num_envs)]
@@ -158,6 +173,16 @@ class ResidualEnv:
             base_action = self._plan()
         return Step(first_observation, base_action, success, done, distance_m, observation, final)
 
+    def keep_states(self) -> None:
+        """Adds the simulations that hold their part to the pools of starts."""
+        for k, batch in enumerate(self.batches):
+            signals, rows = batch.signals(), self._rows(k)
+            pressing = signals.gripper_width - signals.gripper_target > PRESSING_M
+            for i in np.flatnonzero(pressing):
+                at = rows.start + i
+                kept = _Kept(batch.save(int(i)), list(self._queues[at]), self._history[at].copy())
+                self._pools[k].append(kept)
+
     def distance_m(self) -> Floats:
         """From each part to where it belongs (N,), from true poses."""
         poses = [batch.true_poses() for batch in self.batches]
@@ -182,6 +207,15 @@ class ResidualEnv:
             self._queues[i] = []
             self._fresh[i] = True
         self._history[ids] = seen[ids, None]
+        for k, pool in enumerate(self._pools):
+            rows = self._rows(k)
+            for i in ids[(ids >= rows.start) & (ids < rows.stop)]:
+                if pool and self._rngs[i].random() < self.pool_share:
+                    kept = pool[self._rngs[i].integers(len(pool))]
+                    self.batches[k].restore(int(i - rows.start), kept.state, int(seeds[i]))
+                    self._queues[i], self._fresh[i] = list(kept.queue), False
+                    self._history[i] = kept.history
+                    seen[i] = kept.history[-1]
         return seen
 
     def _see(self, observation: Floats) -> None:

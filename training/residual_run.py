@@ -28,6 +28,8 @@ Floats = npt.NDArray[np.floating]
 VALIDATION_SEED0 = 900_000
 # Base alone, before training: simulated steps for the statistics and for its own success.
 FIT_STEPS = 120
+# Steps between two states of one simulation that are kept as starts.
+KEEP_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class RunArgs:
     """The base plans anew on every step, and only its chunk's first action is executed."""
     base_gain: float = 1.0
     """Share of the base's action that is executed: 0 trains from scratch."""
+    pool_share: float = 0.0
+    """Share of the training episodes that begin where the base alone held the part in its first
+    steps, instead of at home; evaluations always begin at home.
+    """
     force_limit_n: float = 0.0
     """An episode is over, and lost, when part and base press harder than this, like a robot's
     protective stop; 0 for none.
@@ -114,6 +120,7 @@ class Run:
             args.force_limit_n,
             args.threads,
             args.per_step,
+            args.pool_share,
         )
         spec = self.env.spec
         self.policy = ResidualPolicy(
@@ -148,20 +155,24 @@ class Run:
                 thing.load_state_dict(self._resumed["kept"][name])
 
     def begin(self) -> tuple[Floats, Floats]:
-        """Starts the episodes; a fresh run takes its statistics from the base's own steps first.
+        """Starts the episodes. The base's own steps come first: statistics and pools are from them.
 
         Returns:
             Observations (N, D) and base actions (N, A).
         """
+        share, self.env.pool_share = self.env.pool_share, 0.0
         observation, base_action = self.env.reset()
+        seen, acted, ended = [observation], [base_action], []
+        for k in range(FIT_STEPS):
+            step = self.env.step(base_action)
+            observation, base_action = step.observation, step.base_action
+            seen.append(observation)
+            acted.append(base_action)
+            ended += list(step.success[step.done])
+            if share and k % KEEP_EVERY == 0:
+                self.env.keep_states()
+        self.env.pool_share = share
         if not self._resumed:
-            seen, acted, ended = [observation], [base_action], []
-            for _ in range(FIT_STEPS):
-                step = self.env.step(base_action)
-                observation, base_action = step.observation, step.base_action
-                seen.append(observation)
-                acted.append(base_action)
-                ended += list(step.success[step.done])
             self.policy.normaliser.fit(
                 torch.from_numpy(np.concatenate(seen)), torch.from_numpy(np.concatenate(acted))
             )

@@ -10,7 +10,7 @@ Siciliano et al., Robotics, section 3.5) gives joint angles; the safety filter h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,15 @@ class Controller:
     def interventions(self) -> dict[str, NDArray[np.int_]]:
         """Control ticks on which each limit was active since the last reset, (batch,) each."""
         return {**self.filter.interventions, **self._extra}
+
+    @property
+    def rows(self) -> list[NDArray[Any]]:
+        """Everything that is remembered, to read and write, with a leading axis of robots."""
+        targets = [self._positions.swapaxes(0, 1), self._rotations.swapaxes(0, 1)]
+        gripper = [self.gripper_target_m, self.gripper_command_m]
+        return [*self.filter.rows, *targets, *gripper, self._tick, self._holding] + list(
+            self._extra.values()
+        )
 
     def reset(self, q_rad: Array, gripper_width_m: Array, ids: Rows = ALL) -> None:
         """Starts from measured angles (k, n) and gripper width (k,): the target is where it is."""

@@ -11,7 +11,7 @@ Applications, 2019, the discrete reading of h' >= -gain h).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,12 @@ class SafetyFilter:
         for counts in self.interventions.values():
             counts[ids] = 0
         self._refresh()
+
+    @property
+    def rows(self) -> list[NDArray[Any]]:
+        """Everything that is remembered, to read and write, with a leading axis of robots."""
+        derived = [self.tool_position_m, self.tool_rotation, self.jacobian]
+        return [self.q_rad, self.dq_rad_s, *derived, *self.interventions.values()]
 
     def step(self, q_desired_rad: Array) -> Array:
         """The nearest safe command to `q_desired_rad` (batch, n), for the next control tick.

@@ -77,7 +77,8 @@ class ResidualPolicy(nn.Module):
         self.normaliser = Normaliser(settings.input_size, settings.action_size)
         sizes = (self.features_size, settings.width, settings.width, settings.action_size)
         self.actor = mlp(sizes)
-        nn.init.zeros_(self.actor[-1].weight)
+        for parameter in self.actor[-1].parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def features_size(self) -> int:

@@ -6,6 +6,7 @@ steps. All randomness of an episode, its readings' noise included, comes from it
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import mujoco
@@ -27,6 +28,8 @@ Observation = NDArray[np.float32]
 Info = dict[str, NDArray[Any]]
 
 START_WIDTH_M = 0.08
+# The state of a simulation in MuJoCo's sense.
+_STATE = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat", "eq_active", "qacc_warmstart")
 
 
 class CellBatch:
@@ -144,6 +147,25 @@ class CellBatch:
         data = self.batch.get_data(i)
         mujoco.mj_forward(self.model, data)
         return data
+
+    @property
+    def rows(self) -> list[NDArray[Any]]:
+        """Everything an episode depends on but its random stream, each with a leading axis N."""
+        state = [self.batch.bind(name) for name in _STATE]
+        readings = [array for pose in self._readings for array in pose]
+        return [*state, *self.controller.rows, self.steps, *readings]
+
+    def save(self, i: int) -> list[Any]:
+        """A copy of where the episode in simulation `i` stands."""
+        return [copy(row[i]) for row in self.rows]
+
+    def restore(self, i: int, saved: list[Any], seed: int) -> None:
+        """Goes on in simulation `i` where `save` was called, with another random stream."""
+        self.batch.reset(np.array([i]), stage=0)
+        for row, value in zip(self.rows, saved, strict=True):
+            row[i] = value
+        self._rngs[i] = np.random.default_rng([seed, 1])
+        self.batch.forward(np.array([i]))
 
     def observe(self) -> Observation:
         """The flat input (N, D) of the newest reading."""

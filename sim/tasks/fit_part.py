@@ -83,6 +83,13 @@ class FitPartBatch(CellBatch):
             "peak_force_max_n": round(float(forces.max()), 2),
         }
 
+    @property
+    def rows(self) -> list[NDArray[Any]]:
+        """See CellBatch."""
+        asked = [self.part, self.socket, self.symmetry, self.part_width_m]
+        grasp = [self.grasp_offset_m, self.grasp_symmetry]
+        return [*super().rows, *asked, *grasp, *self._filter.rows]
+
     def _ask_for(self, i: int, part: str, socket: str) -> None:
         """Asks simulation `i` for a part in a socket, held as the catalogue says."""
         kind = self.scene.fixture.parts[part]
