@@ -55,6 +55,10 @@ class Args(RunArgs):
     """Standard deviation of the exploration, of residuals in -1..1."""
     smoothing: float = 0.1
     """Standard deviation of the noise on target actions, clipped at twice that (Fujimoto 2018)."""
+    penalty: float = 0.1
+    """Weight of the mean squared residual in the actor's loss: where the critics see no difference it
+    stays near the base. Without it the residual saturates and the base is lost.
+    """
     actor_every: int = 2
     """Updates of the critics for one of the actor."""
     warm_up: int = 20_000
@@ -228,11 +232,13 @@ def main(args: Args) -> None:
                 torch._foreach_lerp_(
                     list(slow.parameters()), list(critic.parameters()), args.target_rate
                 )
-            losses[0] += float(critic_loss) / args.critics
+            losses[0] += float(critic_loss.detach()) / args.critics
             losses[1] += 1.0
             if updates > args.warm_up * args.updates_per_step and updates % args.actor_every == 0:
                 critic.requires_grad_(False)
-                actor_loss = -critic(now, policy.act(now)).mean()
+                residual_now = policy.act(now)
+                size = residual_now.square().mean()
+                actor_loss = args.penalty * size - critic(now, residual_now).mean()
                 actor_optimiser.zero_grad(set_to_none=True)
                 actor_loss.backward()
                 actor_optimiser.step()
@@ -240,11 +246,11 @@ def main(args: Args) -> None:
         if run.steps - reported >= args.report_every:
             reported = run.steps
             with torch.no_grad():
-                size = float(policy.act(features).square().mean().sqrt())
+                rms = float(policy.act(features).square().mean().sqrt())
             run.update(
                 gradient_steps=updates,
                 critic_loss=losses[0] / max(losses[1], 1.0),
-                residual_rms=size,
+                residual_rms=rms,
             )
             losses = [0.0, 0.0]
     run.finish()
