@@ -29,8 +29,7 @@ import tyro
 from hardware_configs import load as load_config
 from policies.bundle import load_bundle
 from policies.runtime import Policy
-from sim.experts.peg_insert import PegInsertExpert
-from sim.tasks.peg_insert import PegInsertBatch
+from sim import tasks
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 from training.progress import Progress
 
@@ -45,14 +44,14 @@ class Args:
     # What to demonstrate
     out: Path
     """File to write (.npz)."""
-    task: Literal["peg_insert"] = "peg_insert"
+    task: Literal["peg_insert", "nut_on_post"] = "peg_insert"
     """Task of the cell."""
     level: tuple[Literal["low", "med", "high"], ...] = ("med",)
     """Levels of randomisation, dealt out over the episodes in turn: `low med med` is one third
     low.
     """
     clearance_mm: float = 0.5
-    """Gap between peg and socket on each side, mm."""
+    """Gap between part and socket on each side, mm."""
     episodes: int = 2000
     """Episodes to try."""
     seed0: int = FIRST_TRAINING_SEED
@@ -155,10 +154,10 @@ def main(args: Args) -> None:
 
     for level in dict.fromkeys(args.level):
         waiting = [int(seed) for seed in seeds[levels == level]]
-        env = PegInsertBatch(
-            min(args.num_envs, len(waiting)), level, args.clearance_mm, nthread=args.threads
+        env = tasks.make(
+            args.task, min(args.num_envs, len(waiting)), level, args.clearance_mm, args.threads
         )
-        expert = PegInsertExpert()
+        expert = tasks.make_expert(args.task)
         running = [waiting.pop(0) for _ in range(env.num_envs)]
         disturbers = [Disturber(args, seed) for seed in running]
         takeovers = [Takeovers(args, seed) for seed in running]
@@ -223,7 +222,7 @@ def main(args: Args) -> None:
         seed=np.array(order, dtype=np.int64),
         length=lengths,
         success=np.ones(len(order), dtype=np.bool_),
-        spec=PegInsertBatch.spec,
+        spec=env.spec,
         task=args.task,
         generator=generator
         | {

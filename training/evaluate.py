@@ -41,16 +41,16 @@ LEAST_RATE_KEPT = 0.95
 class Args:
     """Measures a policy's success on unseen seeds."""
 
-    task: Literal["peg_insert", "play_parts", "block_push"] = "peg_insert"
+    task: Literal["peg_insert", "nut_on_post", "play_parts", "block_push"] = "peg_insert"
     """Task of the cell, or the block-pushing benchmark."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
     """Measure the scripted expert, from noisy readings, instead of a bundle."""
     level: Literal["low", "med", "high"] | None = None
-    """Level of randomisation; the task's usual one when left out, med for peg_insert."""
+    """Level of randomisation; the task's usual one when left out."""
     clearance_mm: float | None = None
-    """Gap between peg and socket on each side, mm; the task's own when left out."""
+    """Gap between part and socket on each side, mm; the task's own when left out."""
     seed0: int = 0
     """First seed; episode i has seed seed0 + i. Demonstrations have seeds from 1,000,000."""
     episodes: int = 200
@@ -136,8 +136,8 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
     latency: dict[str, float] | None = None
     if args.expert:
         if args.task not in tasks.EXPERTS:
-            raise ValueError(f"--expert: got task {args.task}, expected peg_insert")
-        actor = expert_actor()
+            raise ValueError(f"--expert: got task {args.task}, expected {', '.join(tasks.EXPERTS)}")
+        actor = expert_actor(args.task)
     else:
         bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
         if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):

@@ -35,7 +35,7 @@ class Args:
 
     out: Path
     """File to write: .png for a strip of frames, .mp4 for a film."""
-    task: Literal["peg_insert", "play_parts", "block_push"] = "peg_insert"
+    task: Literal["peg_insert", "nut_on_post", "play_parts", "block_push"] = "peg_insert"
     """Task of the cell, or the block-pushing benchmark."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
@@ -44,7 +44,7 @@ class Args:
     level: Literal["low", "med", "high"] | None = None
     """Level of randomisation; the task's usual one when left out."""
     clearance_mm: float | None = None
-    """Gap between peg and socket on each side, mm; the task's own when left out."""
+    """Gap between part and socket on each side, mm; the task's own when left out."""
     seed: int = 0
     """The episode's seed."""
     frames: int = 6
@@ -113,8 +113,9 @@ def main(args: Args) -> None:
     if args.expert and args.task not in tasks.EXPERTS:
         raise ValueError(f"--expert: got task {args.task}, expected {', '.join(tasks.EXPERTS)}")
     env = tasks.make(args.task, 1, args.level, args.clearance_mm)
-    actor = expert_actor()
-    if not args.expert:
+    if args.expert:
+        actor = expert_actor(args.task)
+    else:
         bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
         if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from policies.continuation import DEFAULT, Handover, Infer, replan_steps
 from policies.runtime import Policy
-from sim.experts.peg_insert import PegInsertExpert
+from sim.tasks import make_expert
 
 Floats = npt.NDArray[np.floating]
 Rows = npt.NDArray[np.int_]
@@ -132,9 +132,9 @@ def bundle_actor(
     return replace(actor, refine=refine)
 
 
-def expert_actor(noisy: bool = True) -> Actor:
-    """The scripted expert, step by step; by default it sees the noisy readings a policy sees."""
-    expert = PegInsertExpert()
+def expert_actor(task: str, noisy: bool = True) -> Actor:
+    """A task's expert, step by step; by default it sees the noisy readings a policy sees."""
+    expert = make_expert(task)
 
     def plan(
         env: Batch,
