@@ -104,16 +104,13 @@ def main(args: Args) -> None:
             observation, base_action = step.observation, step.base_action
         simulating = time.monotonic() - simulating
 
-        # Advantages. The time limit is the task's own, so an episode's end is an end.
+        # The time limit is the task's own, so an episode's end is an end.
         with torch.no_grad():
             newest = policy.features(torch.from_numpy(observation), torch.from_numpy(base_action))
-            following, gained = critic(newest)[:, 0], torch.zeros(args.num_envs)
-        advantages = torch.zeros(shape)
-        for t in reversed(range(args.update_steps)):
-            alive = 1.0 - dones[t]
-            delta = rewards[t] + args.gamma * following * alive - values[t]
-            gained = delta + args.gamma * args.gae_lambda * alive * gained
-            advantages[t], following = gained, values[t]
+            following = critic(newest)[:, 0]
+        advantages = generalised_advantages(
+            rewards, values, dones, following, args.gamma, args.gae_lambda
+        )
         returns = (advantages + values).flatten()
         flat = {
             "features": features.flatten(0, 1),
@@ -158,6 +155,32 @@ def main(args: Args) -> None:
             simulating_s=simulating,
         )
     run.finish()
+
+
+def generalised_advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    dones: torch.Tensor,
+    following: torch.Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> torch.Tensor:
+    """Advantages (T, N) by GAE (Schulman et al. 2016).
+
+    Args:
+        rewards, values: of each step and the state before it, (T, N).
+        dones: 1 where the episode ended with the step, (T, N).
+        following: values of the states after the last step, (N,).
+        gamma: discount.
+        gae_lambda: decay of later steps' share.
+    """
+    advantages, gained = torch.zeros_like(rewards), torch.zeros_like(following)
+    for t in reversed(range(len(rewards))):
+        alive = 1.0 - dones[t]
+        delta = rewards[t] + gamma * following * alive - values[t]
+        gained = delta + gamma * gae_lambda * alive * gained
+        advantages[t], following = gained, values[t]
+    return advantages
 
 
 def descend(optimiser: torch.optim.Optimizer, network: nn.Module, loss: torch.Tensor) -> None:

@@ -56,8 +56,8 @@ class Args(RunArgs):
     smoothing: float = 0.1
     """Standard deviation of the noise on target actions, clipped at twice that (Fujimoto 2018)."""
     penalty: float = 0.1
-    """Weight of the mean squared residual in the actor's loss: where the critics see no difference it
-    stays near the base. Without it the residual saturates and the base is lost.
+    """Weight of the mean squared residual in the actor's loss: where the critics see no difference
+    it stays near the base. Without it the residual saturates and the base is lost.
     """
     actor_every: int = 2
     """Updates of the critics for one of the actor."""
