@@ -11,15 +11,17 @@ observations, and ``noise`` (N, *noise_shape), unit normal, and the output ``act
 all float32 with a free N. Normalisation and the sampler's loop are inside. Two more inputs may be
 left out, for their default is 0: ``previous`` (N, H, A), the actions of the chunk in execution from
 the new chunk's first step on, and ``weight`` (N, H) in 0..1, how far the new chunk is held to them.
+
+A bundle may hold a second graph, ``residual.onnx``, that corrects every action of a chunk just
+before it is executed (ResiP): inputs ``observation`` (N, D), the newest, and ``base_action``
+(N, A), output ``action`` (N, A), which differs from the base's by at most the manifest's bound.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hardware_configs.strict import Problems, read_json
-from policies.graph import open_graph
+from policies.check import BundleError, Check, read_check, reproduce
+from policies.graph import open_graph, open_residual
 from policies.manifest import (
+    CHECK,
+    GRAPH,
+    OPTIONAL_FILES,
+    RESIDUAL,
+    WEIGHTS,
     Evaluation,
     Manifest,
+    Residual,
     SamplerValue,
     expected_noise_shape,
     read_manifest,
@@ -40,35 +49,11 @@ from policies.manifest import (
 from policies.spec import Spec
 
 ZOO = Path(__file__).parent / "zoo"
-MANIFEST, GRAPH, CHECK, WEIGHTS = "manifest.json", "policy.onnx", "check.npz", "weights.npz"
+MANIFEST = "manifest.json"
 # Files that may lie in a bundle without a hash in its manifest.
 UNLISTED = {MANIFEST, "README.md"}
-# Largest error on the stored check: absolute in fp32; in int8, whose rounding tips over with the
-# last bit of another machine's arithmetic, in standard deviations of each action component.
-CHECK_TOLERANCE = 1e-4
-CHECK_TOLERANCE_INT8 = 0.1
 
 Float32Array = npt.NDArray[np.float32]
-
-
-class BundleError(ValueError):
-    """A bundle cannot be used; one ``file:key: got X, expected Y`` per line."""
-
-
-@dataclass(frozen=True, eq=False)
-class Check:
-    """Inputs and the output that the graph has to reproduce on them.
-
-    Attributes:
-        observation: (N, D) or (N, W, D) float32, inputs like those of the training data.
-        noise: (N, *noise_shape) float32, unit normal.
-        actions: (N, H, A) float32, from the network that was exported, not from the graph; in int8
-            from the graph itself.
-    """
-
-    observation: Float32Array
-    noise: Float32Array
-    actions: Float32Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +65,14 @@ class Bundle:
         manifest: what it says of itself.
         check: the stored check.
         session: the onnxruntime session of the graph.
+        residual_session: that of the residual's, None in a bundle without one.
     """
 
     folder: Path
     manifest: Manifest
     check: Check
     session: Any
+    residual_session: Any = None
 
     @property
     def name(self) -> str:
@@ -141,6 +128,17 @@ class Bundle:
         actions: Float32Array = self.session.run(["actions"], feed)[0]
         return actions
 
+    @property
+    def residual(self) -> Residual | None:
+        """What the manifest says of the residual, if there is one."""
+        return self.manifest.residual
+
+    def run_residual(self, observation: Float32Array, base_action: Float32Array) -> Float32Array:
+        """Runs the residual's graph as it is: (N, D) and (N, A) to refined actions (N, A)."""
+        feed = {"observation": observation, "base_action": base_action}
+        action: Float32Array = self.residual_session.run(["action"], feed)[0]
+        return action
+
 
 def bundle_folder(name_or_path: str | Path) -> Path:
     """Returns the folder of a bundle of the zoo by its name, or a path as it is."""
@@ -161,19 +159,25 @@ def load_bundle(name_or_path: str | Path, *, hardware_hash: str | None) -> Bundl
     """
     folder = bundle_folder(name_or_path)
     root, problems = read_json(folder / MANIFEST, f"{folder.name}/{MANIFEST}", BundleError)
-    manifest = read_manifest(root, (GRAPH, CHECK), (WEIGHTS,))
+    manifest = read_manifest(root)
     problems.raise_if_any(BundleError)
     if hardware_hash is not None and manifest.hardware_hash != hardware_hash:
         expected = f"{hardware_hash!r}, the hash of this robot's hardware config"
         problems.add("hardware_hash", repr(manifest.hardware_hash), expected)
         problems.raise_if_any(BundleError)
     contents = _read_verified(folder, manifest)
-    check = _read_check(contents[CHECK], f"{folder.name}/{CHECK}", manifest)
+    check = read_check(contents[CHECK], f"{folder.name}/{CHECK}", manifest)
     problems = Problems(f"{folder.name}/{GRAPH}")
     session = open_graph(contents[GRAPH], manifest, problems)
     problems.raise_if_any(BundleError)
-    bundle = Bundle(folder, manifest, check, session)
-    _reproduce_check(bundle)
+    residual_session = None
+    if manifest.residual is not None:
+        problems = Problems(f"{folder.name}/{RESIDUAL}")
+        residual_session = open_residual(contents[RESIDUAL], manifest, problems)
+        problems.raise_if_any(BundleError)
+    bundle = Bundle(folder, manifest, check, session, residual_session)
+    run_residual = bundle.run_residual if manifest.residual is not None else None
+    reproduce(check, manifest, folder.name, bundle.run, run_residual)
     return bundle
 
 
@@ -198,6 +202,7 @@ def write_bundle(
     window: int = 1,
     precision: str = "fp32",
     weights: bytes | None = None,
+    residual: tuple[bytes, Residual] | None = None,
 ) -> Bundle:
     """Writes a bundle and loads it again, so that one that would be refused is never left as good.
 
@@ -223,15 +228,16 @@ def write_bundle(
         window: observations that the policy looks at.
         precision: fp32 or int8, of the graph's matrices.
         weights: content of ``weights.npz``; see training.export.
+        residual: the graph that corrects each action, and what is said of it.
 
     Raises:
         BundleError: the bundle would not load.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, observation=check.observation, noise=check.noise, actions=check.actions)
-    contents = {GRAPH: graph, CHECK: buffer.getvalue()}
+    contents = {GRAPH: graph, CHECK: check.to_bytes()}
     if weights is not None:
         contents[WEIGHTS] = weights
+    if residual is not None:
+        contents[RESIDUAL] = residual[0]
     manifest = {
         "name": name,
         "task": task,
@@ -244,6 +250,7 @@ def write_bundle(
         "sampler": None if sampler is None else dict(sampler),
         "window": window,
         "precision": precision,
+        "residual": None if residual is None else residual[1].to_dict(),
         "noise_shape": list(expected_noise_shape(sampler, horizon, window, spec.action_size)),
         "data_sha256": data_sha256,
         "seeds": dict(seeds),
@@ -255,8 +262,9 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
         _replace(folder / file, content)
-    if weights is None:
-        (folder / WEIGHTS).unlink(missing_ok=True)
+    for file in OPTIONAL_FILES:
+        if file not in contents:
+            (folder / file).unlink(missing_ok=True)
     _write_manifest(folder, manifest)
     return load_bundle(folder, hardware_hash=hardware_hash)
 
@@ -268,7 +276,7 @@ def record_evaluation(folder: Path, evaluation: Evaluation) -> None:
         BundleError: the manifest is not valid, before or after.
     """
     root, problems = read_json(folder / MANIFEST, f"{folder.name}/{MANIFEST}", BundleError)
-    manifest = read_manifest(root, (GRAPH, CHECK), (WEIGHTS,))
+    manifest = read_manifest(root)
     problems.raise_if_any(BundleError)
     kept = [
         other.to_dict()
@@ -312,58 +320,3 @@ def _read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
             problems.add(path.name, "a file that the manifest does not list", "no such file")
     problems.raise_if_any(BundleError)
     return contents
-
-
-def _read_check(content: bytes, file: str, manifest: Manifest) -> Check:
-    problems = Problems(file)
-    shapes = {
-        "observation": manifest.observation_shape,
-        "noise": manifest.noise_shape,
-        "actions": (manifest.horizon, manifest.spec.action_size),
-    }
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
-        raise BundleError(f"{file}: got no readable arrays ({reason}), expected an npz") from None
-    if set(arrays) != set(shapes):
-        problems.add("", "arrays " + ", ".join(sorted(arrays)), ", ".join(sorted(shapes)))
-        problems.raise_if_any(BundleError)
-    batch = len(arrays["noise"]) if arrays["noise"].ndim else 0
-    for key, shape in shapes.items():
-        array = arrays[key]
-        if array.dtype != np.float32:
-            problems.add(key, f"type {array.dtype}", "float32")
-        elif array.shape != (batch, *shape) or batch < 1:
-            problems.add(key, f"shape {array.shape}", f"shape (N, {', '.join(map(str, shape))})")
-        elif not np.isfinite(array).all():
-            problems.add(key, "a value that is not finite", "finite values")
-    problems.raise_if_any(BundleError)
-    return Check(**arrays)
-
-
-def _reproduce_check(bundle: Bundle) -> None:
-    problems = Problems(f"{bundle.folder.name}/{GRAPH}")
-    check = bundle.check
-    try:
-        actions = bundle.run(check.observation, check.noise)
-    # onnxruntime's errors have no common base but Exception
-    except Exception as reason:  # noqa: BLE001
-        text = " ".join(str(reason).split())
-        raise BundleError(
-            f"{problems.file}: got a failing run on the check input ({text}), expected actions"
-        ) from None
-    if actions.shape != check.actions.shape:
-        problems.add("actions", f"shape {actions.shape}", f"shape {check.actions.shape}")
-    elif not np.isfinite(actions).all():
-        problems.add("actions", "a value that is not finite", "finite values on the check input")
-    else:
-        difference, tolerance = np.abs(actions - check.actions), CHECK_TOLERANCE
-        if bundle.manifest.precision == "int8":
-            difference = difference / (check.actions.std(axis=(0, 1)) + CHECK_TOLERANCE)
-            tolerance = CHECK_TOLERANCE_INT8
-        error = float(difference.max())
-        if error > tolerance:
-            expected = f"at most {tolerance:g}"
-            problems.add("actions", f"{error:.3g} away from the stored output of {CHECK}", expected)
-    problems.raise_if_any(BundleError)

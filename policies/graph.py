@@ -38,12 +38,8 @@ def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
     Returns:
         the onnxruntime session, or None when onnxruntime refuses the graph.
     """
-    try:
-        session = make_session(graph)
-    # onnxruntime's errors have no common base but Exception
-    except Exception as reason:  # noqa: BLE001
-        text = " ".join(str(reason).split())
-        problems.add("", f"a graph that onnxruntime refuses ({text})", "a valid ONNX model")
+    session = _open(graph, problems)
+    if session is None:
         return None
     chunk = (manifest.horizon, manifest.spec.action_size)
     inputs = {"observation": manifest.observation_shape, "noise": manifest.noise_shape}
@@ -63,6 +59,28 @@ def open_graph(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
         expected = f"{json.dumps(sampler, sort_keys=True)} of the manifest"
         problems.add("metadata.sampler", baked or "nothing", expected)
     return session
+
+
+def open_residual(graph: bytes, manifest: Manifest, problems: Problems) -> Any:
+    """Opens a residual's graph; arguments and return as `open_graph`'s."""
+    session = _open(graph, problems)
+    if session is None:
+        return None
+    action = (manifest.spec.action_size,)
+    inputs = {"observation": (manifest.spec.input_size,), "base_action": action}
+    _compare_tensors(problems, "inputs", session.get_inputs(), inputs)
+    _compare_tensors(problems, "outputs", session.get_outputs(), {"action": action})
+    return session
+
+
+def _open(graph: bytes, problems: Problems) -> Any:
+    try:
+        return make_session(graph)
+    # onnxruntime's errors have no common base but Exception
+    except Exception as reason:  # noqa: BLE001
+        text = " ".join(str(reason).split())
+        problems.add("", f"a graph that onnxruntime refuses ({text})", "a valid ONNX model")
+        return None
 
 
 def _compare_tensors(

@@ -16,6 +16,9 @@ COMMIT = r"[0-9a-f]{7,40}|unknown"
 
 SamplerValue = str | int | float
 PRECISIONS = ("fp32", "int8")
+# Files of a bundle beside its manifest.
+GRAPH, RESIDUAL, CHECK, WEIGHTS = "policy.onnx", "residual.onnx", "check.npz", "weights.npz"
+FILES, OPTIONAL_FILES = (GRAPH, CHECK), (WEIGHTS, RESIDUAL)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,23 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """What is said of the graph that corrects each action.
+
+    Attributes:
+        scale: bound of a correction in normalised actions.
+        bound: largest correction of each action component, in the action's units.
+    """
+
+    scale: float
+    bound: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the entry in JSON's types."""
+        return {"scale": self.scale, "bound": list(self.bound)}
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle says of itself; see ``policies.bundle.write_bundle`` for each entry."""
 
@@ -69,6 +89,7 @@ class Manifest:
     commands: tuple[str, ...]
     evaluated: tuple[Evaluation, ...]
     files: Mapping[str, str]
+    residual: Residual | None = None
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -77,14 +98,8 @@ class Manifest:
         return (size,) if self.window == 1 else (self.window, size)
 
 
-def read_manifest(root: Node, files: tuple[str, ...], optional: tuple[str, ...] = ()) -> Manifest:
-    """Reads a manifest; what is wrong is recorded in the node's problems.
-
-    Args:
-        root: the root of ``manifest.json``.
-        files: the files it has to list.
-        optional: files it may list besides; any other is wrong.
-    """
+def read_manifest(root: Node) -> Manifest:
+    """Reads a manifest from its root; what is wrong is recorded in the node's problems."""
     spec = _read_spec(root)
     horizon, window = root.whole("horizon", 1), root.whole("window", 1)
     sampler = _read_sampler(root)
@@ -106,7 +121,8 @@ def read_manifest(root: Node, files: tuple[str, ...], optional: tuple[str, ...] 
         commit=root.text("commit", COMMIT, "a commit in hex or unknown"),
         commands=root.texts("commands"),
         evaluated=_read_evaluated(root),
-        files=_read_files(root, files, optional),
+        files=_read_files(root),
+        residual=_read_residual(root, spec.action_size),
     )
     rate_hz = root.number("rate_hz", above=0)
     shape = root.wholes("noise_shape", 1)
@@ -116,6 +132,11 @@ def read_manifest(root: Node, files: tuple[str, ...], optional: tuple[str, ...] 
             root.wrong("execute_steps", f"at most the horizon {horizon}")
         if rate_hz != spec.rate_hz:
             root.wrong("rate_hz", f"{spec.rate_hz:g}, the rate of the spec")
+        if (RESIDUAL in manifest.files) != (manifest.residual is not None):
+            got, expected = "a hash", "none without a residual"
+            if manifest.residual is not None:
+                got, expected = "nothing", "a hash, as there is a residual"
+            root.problems.add(f"files.{RESIDUAL}", got, expected)
         if shape != noise_shape:
             root.wrong("noise_shape", f"{list(noise_shape)} by sampler, window and horizon")
     return manifest
@@ -171,6 +192,17 @@ def _read_sampler(root: Node) -> Mapping[str, SamplerValue] | None:
     return MappingProxyType(sampler)
 
 
+def _read_residual(root: Node, action_size: int) -> Residual | None:
+    if not root.has("residual") or root.is_null("residual"):
+        return None
+    node = root.node("residual")
+    residual = Residual(node.number("scale", above=0), node.numbers("bound", action_size))
+    node.finish()
+    if min(residual.bound, default=0.0) <= 0.0:
+        node.wrong("bound", "largest corrections above 0")
+    return residual
+
+
 def _read_seeds(root: Node) -> Mapping[str, int]:
     node = root.node("seeds")
     seeds = {str(key): node.whole(key, 0) for key in list(node.values)}
@@ -203,9 +235,9 @@ def _read_evaluated(root: Node) -> tuple[Evaluation, ...]:
     return tuple(evaluated)
 
 
-def _read_files(root: Node, files: tuple[str, ...], optional: tuple[str, ...]) -> Mapping[str, str]:
+def _read_files(root: Node) -> Mapping[str, str]:
     node = root.node("files")
-    listed = files + tuple(file for file in optional if node.has(file))
+    listed = FILES + tuple(file for file in OPTIONAL_FILES if node.has(file))
     hashes = {file: node.text(file, SHA256, "a SHA-256 in hex") for file in listed}
     node.finish()
     return MappingProxyType(hashes)

@@ -26,15 +26,25 @@ class Policy:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        bound = () if bundle.residual is None else bundle.residual.bound
+        self._bound = np.array(bound, dtype=np.float32)
+
+    @property
+    def refines(self) -> bool:
+        """Whether each action of a chunk is to be corrected by `refine` before it is executed."""
+        return self.bundle.residual is not None
 
     def warm_up(self) -> None:
-        """Runs the graph a few times on the bundle's check input, as first calls are slow.
+        """Runs the graphs a few times on the bundle's check input, as first calls are slow.
 
         Raises:
             PolicyError: an output is not finite.
         """
+        check = self.bundle.check
         for _ in range(self.WARM_UP_RUNS):
-            self.infer(self.bundle.check.observation[:1], self.bundle.check.noise[:1])
+            chunk = self.infer(check.observation[:1], check.noise[:1])
+            if self.refines:
+                self.refine(check.newest[:1], chunk[:, 0])
 
     def infer(
         self,
@@ -84,15 +94,45 @@ class Policy:
                     f"previous: got actions, expected none; {self.bundle.name} cannot continue them"
                 )
             arrays |= {"previous": (previous, chunk), "weight": (weight, chunk[:2])}
-        feed = {"observation": inputs}
+        feed = {"observation": _finite("observation", inputs)}
         for name, (given, wanted) in arrays.items():
-            feed[name] = np.asarray(given, dtype=np.float32)
+            feed[name] = _finite(name, np.asarray(given, dtype=np.float32))
             if feed[name].shape != wanted:
                 raise PolicyError(f"{name}: got shape {feed[name].shape}, expected {wanted}")
-        for name, array in feed.items():
-            if not np.isfinite(array).all():
-                raise PolicyError(f"{name}: got a value that is not finite, expected finite values")
-        actions = self.bundle.run(**feed)
-        if not np.isfinite(actions).all():
-            raise PolicyError("actions: got a value that is not finite, expected finite values")
-        return actions
+        return _finite("actions", self.bundle.run(**feed))
+
+    def refine(self, observation: npt.ArrayLike, base_action: npt.ArrayLike) -> Float32Array:
+        """Corrects the actions that are next, from the newest observations.
+
+        Args:
+            observation: (N, D), physical units.
+            base_action: (N, A), of the chunk in execution, physical units.
+
+        Returns:
+            (N, A) float32; no component is further from the base's than the manifest's bound, on
+            which this insists whatever the graph says.
+
+        Raises:
+            PolicyError: the bundle has no residual, a shape is wrong, or an input or output is not
+                finite.
+        """
+        spec = self.bundle.spec
+        if not self.refines:
+            raise PolicyError(f"{self.bundle.name}: got no residual, expected one to refine with")
+        inputs = {
+            "observation": (np.asarray(observation, dtype=np.float32), spec.input_size),
+            "base_action": (np.asarray(base_action, dtype=np.float32), spec.action_size),
+        }
+        rows = len(inputs["observation"][0]) if inputs["observation"][0].ndim else 0
+        for name, (array, size) in inputs.items():
+            if array.shape != (rows, size):
+                raise PolicyError(f"{name}: got shape {array.shape}, expected ({rows}, {size})")
+        seen, base = (_finite(name, array) for name, (array, _) in inputs.items())
+        refined = _finite("action", self.bundle.run_residual(seen, base))
+        return np.asarray(base + np.clip(refined - base, -self._bound, self._bound))
+
+
+def _finite(name: str, array: Float32Array) -> Float32Array:
+    if not np.isfinite(array).all():
+        raise PolicyError(f"{name}: got a value that is not finite, expected finite values")
+    return array

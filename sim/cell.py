@@ -61,6 +61,13 @@ def build_spec(
     return spec
 
 
+def scale_friction(spec: mujoco.MjSpec, fixture: Fixture, factor: float) -> None:
+    """Multiplies the friction of the base and of every part of a cell."""
+    for name in ("base", *fixture.parts):
+        for geom in spec.body(name).geoms:
+            geom.friction = factor * geom.friction
+
+
 def build(config: HardwareConfig, fixture: Fixture, clearance_m: float = 0.0005) -> mujoco.MjModel:
     """The compiled cell; see build_spec."""
     return build_spec(config, fixture, clearance_m).compile()

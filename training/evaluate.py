@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import tyro
 
 from hardware_configs import load
@@ -31,6 +33,8 @@ from policies.runtime import Policy
 from sim import tasks
 from training.progress import Progress
 from training.rollout import bundle_actor, expert_actor, run_episodes, wilson_interval
+
+Floats = npt.NDArray[np.floating]
 
 ROOT = Path(__file__).parents[1]
 LATENCY_CALLS = 500
@@ -60,6 +64,12 @@ class Args:
     record: bool = False
     """Add the result to the bundle's manifest."""
 
+    # What is changed
+    residual: Literal["on", "off"] = "on"
+    """Whether the residual of a bundle that has one corrects its actions (sim)."""
+    friction: float = 1.0
+    """Factor on the friction of part and base (sim)."""
+
     # How
     via: Literal["sim", "ros"] = "sim"
     """Run in the batch simulation, or through the launched ROS 2 nodes."""
@@ -82,17 +92,32 @@ class Args:
         return self.level or tasks.USUAL_LEVELS[self.task]
 
 
-def measure_latency_ms(policy: Policy) -> dict[str, float]:
-    """Milliseconds of one call with one observation, over several hundred calls after a warm-up."""
-    policy.warm_up()
-    check = policy.bundle.check
+def measure_latency_ms(call: Callable[[slice], object], rows: int) -> dict[str, float]:
+    """Milliseconds of a call with one row of several, over several hundred calls."""
     times = np.empty(LATENCY_CALLS)
     for i in range(LATENCY_CALLS):
-        row = slice(i % len(check.noise), i % len(check.noise) + 1)
+        row = slice(i % rows, i % rows + 1)
         start = time.perf_counter()
-        policy.infer(check.observation[row], check.noise[row])
+        call(row)
         times[i] = time.perf_counter() - start
     return {f"p{q}": round(1e3 * float(np.percentile(times, q)), 3) for q in (50, 99)}
+
+
+class Refinement:
+    """A policy's residual; it remembers the largest share of its bound that was used."""
+
+    def __init__(self, policy: Policy) -> None:
+        residual = policy.bundle.residual
+        assert residual is not None
+        self._policy, self._bound = policy, np.array(residual.bound)
+        self.share_max = 0.0
+
+    def __call__(self, observation: Floats, base_action: Floats) -> Floats:
+        """Refined actions (n, A) from newest observations (n, D) and base actions (n, A)."""
+        refined = self._policy.refine(observation, base_action)
+        share = np.abs(refined - base_action) / self._bound
+        self.share_max = max(self.share_max, float(share.max()))
+        return refined
 
 
 def current_commit() -> str:
@@ -132,8 +157,10 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         args.level_or_usual,
         args.clearance_mm,
         nthread=args.threads,
+        friction=args.friction,
     )
-    latency: dict[str, float] | None = None
+    latency: dict[str, dict[str, float]] = {}
+    refinement: Refinement | None = None
     if args.expert:
         if args.task not in tasks.EXPERTS:
             raise ValueError(f"--expert: got task {args.task}, expected {', '.join(tasks.EXPERTS)}")
@@ -147,8 +174,21 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
             )
         warn_of_training_seeds(args, bundle.manifest)
         policy = Policy(bundle)
-        latency = measure_latency_ms(policy)
+        policy.warm_up()
+        check = bundle.check
+        latency["latency_ms"] = measure_latency_ms(
+            lambda row: policy.infer(check.observation[row], check.noise[row]), len(check.noise)
+        )
         actor = bundle_actor(policy, latency_steps(args, bundle.rate_hz))
+        if policy.refines:
+            latency["residual_latency_ms"] = measure_latency_ms(
+                lambda row: policy.refine(check.newest[row], check.actions[row, 0]),
+                len(check.noise),
+            )
+            refinement = Refinement(policy) if args.residual == "on" else None
+            actor = replace(actor, refine=refinement)
+        elif args.residual == "off":
+            raise ValueError(f"--residual: got off, expected on: {bundle.name} has none")
 
     progress = Progress(args.episodes)
 
@@ -161,7 +201,9 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         "successes": sum(e.success for e in episodes),
         "failed_seeds": [e.seed for e in episodes if not e.success],
         "control_hz": env.control_hz,
-        "latency_ms": latency,
+        "latency_ms": None,
+        **latency,
+        "residual_share_max": refinement and round(refinement.share_max, 4),
         "steps_median": float(np.median(steps)) if len(steps) else None,
         **env.measures([e.trace for e in episodes]),
     }
@@ -175,6 +217,8 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     """
     if args.task not in tasks.CLEARANCE_MM:
         raise ValueError(f"--via: got ros, expected sim for {args.task}: no skill of the nodes")
+    if args.residual == "off" or args.friction != 1.0:
+        raise ValueError("--residual, --friction: got --via ros, expected --via sim for a change")
     if args.expert:
         raise ValueError("--expert: got --via ros, expected --via sim; the nodes run bundles")
     # The launch runs in the repository's root: a bundle's path has to mean the same there.
@@ -249,6 +293,10 @@ def main(args: Args) -> None:
         raise ValueError("--record: got --expert, expected a bundle to record the result in")
     if args.record and args.delay_ms is not None:
         raise ValueError("--record: got --delay-ms, expected the timing of the nodes")
+    if args.record and (args.residual == "off" or args.friction != 1.0):
+        raise ValueError("--record: got --residual off or --friction, expected the task as it is")
+    if not 0.1 <= args.friction <= 10.0:
+        raise ValueError(f"--friction: got {args.friction:g}, expected a factor of 0.1 to 10")
     started = time.monotonic()
     measured = evaluate_via_ros(args) if args.via == "ros" else evaluate_in_sim(args)
     successes = measured.pop("successes")
@@ -258,6 +306,8 @@ def main(args: Args) -> None:
         "level": args.level_or_usual,
         "clearance_mm": clearance_mm,
         "bundle": "expert" if args.expert else args.bundle,
+        "residual": args.residual,
+        "friction": args.friction,
         "via": args.via,
         "delay_ms": args.delay_ms,
         "seed0": args.seed0,

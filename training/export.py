@@ -5,7 +5,8 @@ manifest.
     python -m training.export --run policies/zoo/peg_beso --bundle build/bundles/try --steps 5
 
 A bundle keeps its weights, so it can stand for the run that it came from. The sampler's settings
-may be chosen anew here; they do not touch the weights. A new bundle has no evaluation yet: `python
+may be chosen anew here; they do not touch the weights. A run of a residual becomes a bundle with
+its base's graph, as it is, and the residual's. A new bundle has no evaluation yet: `python
 -m training.evaluate --record` adds what it measured.
 """
 
@@ -31,10 +32,12 @@ from policies.beso.diffusion import SamplerSettings
 from policies.beso.export import export_onnx
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
-from policies.bundle import CHECK, MANIFEST, WEIGHTS, Check, bundle_folder, write_bundle
+from policies.bundle import MANIFEST, Check, bundle_folder, write_bundle
+from policies.manifest import CHECK, WEIGHTS
 from policies.spec import Spec
 from training.dataset import commands, concatenate, load
 from training.evaluate import current_commit
+from training.export_residual import export_residual_run, is_residual_run
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,17 @@ def pack_weights(policy: ChunkPolicy) -> bytes:
 def main(args: Args) -> None:
     """Exports, checks and writes the bundle."""
     torch.set_num_threads(1)
+    target = bundle_folder(args.bundle)
+    command = "python -m training.export " + " ".join(sys.argv[1:])
+    if is_residual_run(args.run):
+        if args != Args(args.run, args.bundle):
+            raise ValueError(
+                f"{args.run}: got settings of a new graph, expected none: "
+                "a residual is exported with its base's graph as it is"
+            )
+        refined = export_residual_run(args.run, target, command, current_commit())
+        print(f"{refined.folder}: base and residual, loads and checks")
+        return
     run = load_run(args.run)
     policy = run.policy
     if isinstance(policy, DDPMPolicy):
@@ -221,8 +235,6 @@ def main(args: Args) -> None:
         with torch.no_grad():
             actions = policy(torch.from_numpy(observation), torch.from_numpy(noise)).numpy()
 
-    target = bundle_folder(args.bundle)
-    command = "python -m training.export " + " ".join(sys.argv[1:])
     bundle = write_bundle(
         target,
         content,

@@ -16,6 +16,7 @@ import torch
 
 from hardware_configs import load as load_config
 from policies.bundle import load_bundle
+from policies.manifest import GRAPH
 from policies.residual.network import ResidualPolicy, ResidualSettings
 from policies.runtime import Policy
 from sim import tasks
@@ -105,6 +106,8 @@ class Run:
         self.folder = args.runs / args.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.base = Policy(load_bundle(args.base, hardware_hash=load_config("panda").hash))
+        if self.base.refines:
+            raise ValueError(f"--base: got {args.base}, expected a bundle that is not refined yet")
         self.kinds = [Setting.parse(text) for text in args.settings]
         resumed = torch.load(self.folder / "last.pt", weights_only=False) if args.resume else None
         self.steps = resumed["steps"] if resumed else 0
@@ -141,6 +144,7 @@ class Run:
         self._evaluated = self.steps
         config = json.loads(json.dumps(asdict(args), default=str)) | {
             "method": method,
+            "base_sha256": self.base.bundle.manifest.files[GRAPH],
             "network": self.policy.settings.to_dict(),
             "commands": [*(resumed["commands"] if resumed else []), command],
         }

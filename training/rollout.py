@@ -118,7 +118,14 @@ def bundle_actor(
     handover: Handover | None = None,
     refine: Refine | None = None,
 ) -> Actor:
-    """A loaded bundle with the timing and, when none is given, the handover of the nodes."""
+    """A loaded bundle with the timing and, where none is given, the handover of the nodes.
+
+    Args:
+        policy: the bundle.
+        latency_steps: see Actor.
+        handover: how a chunk takes over from the last one.
+        refine: what corrects each action; the bundle's own residual, if it has one, when left out.
+    """
     bundle = policy.bundle
     actor = policy_actor(
         policy.infer,
@@ -129,7 +136,7 @@ def bundle_actor(
         latency_steps,
         (handover or DEFAULT).within(bundle.continues),
     )
-    return replace(actor, refine=refine)
+    return replace(actor, refine=refine or (policy.refine if policy.refines else None))
 
 
 def expert_actor(task: str, noisy: bool = True) -> Actor:

@@ -42,6 +42,7 @@ def make(
     level: str | None = None,
     clearance_mm: float | None = None,
     nthread: int = 0,
+    friction: float = 1.0,
 ) -> Any:
     """A batch of `num_envs` cells with a task; see sim.tasks.cell_batch.CellBatch.
 
@@ -51,18 +52,23 @@ def make(
         level: the task's usual one when left out.
         clearance_mm: gap of a task that fits parts; its own when left out.
         nthread: physics threads, 0 for one a core.
+        friction: factor on the friction of part and base, of a task that fits parts.
 
     Raises:
-        ValueError: no such task or level, or a clearance that the task has not.
+        ValueError: no such task or level, or a clearance or friction that the task has not.
     """
     batch = _look_up(_entry(TASKS, task))
     level = level or USUAL_LEVELS[task]
     if task in CLEARANCE_MM:
         clearance_mm = CLEARANCE_MM[task] if clearance_mm is None else clearance_mm
-        return batch(num_envs, level=level, clearance_mm=clearance_mm, nthread=nthread)
+        return batch(num_envs, level, clearance_mm, nthread, friction=friction)
     if clearance_mm is not None:
         raise ValueError(
             f"clearance_mm: got {clearance_mm:g}, expected none for {task}: nothing is fitted there"
+        )
+    if friction != 1.0:
+        raise ValueError(
+            f"friction: got {friction:g}, expected 1 for {task}: nothing is fitted there"
         )
     return batch(num_envs, level=level, nthread=nthread)
 

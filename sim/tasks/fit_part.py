@@ -32,6 +32,7 @@ class FitPartBatch(CellBatch):
         clearance_mm: gap a side between part and socket.
         nthread: physics threads, 0 for one a core.
         config: the robot; the Panda when left out.
+        friction: factor on the friction of part and base.
 
     Attributes:
         part, socket: names of what is to be fitted, and where (N,).
@@ -49,10 +50,12 @@ class FitPartBatch(CellBatch):
         clearance_mm: float = 0.5,
         nthread: int = 0,
         config: HardwareConfig | None = None,
+        friction: float = 1.0,
     ) -> None:
         config = config or load("panda")
         fixture = self.fixture_type()
         scene_spec = cell.build_spec(config, fixture, clearance_mm * 1e-3)
+        cell.scale_friction(scene_spec, fixture, friction)
         super().__init__(num_envs, fixture, scene_spec, layout.level_of(level), nthread, config)
         self.part = np.full(num_envs, next(iter(fixture.parts)), dtype=object)
         self.socket = np.full(num_envs, next(iter(fixture.sockets)), dtype=object)

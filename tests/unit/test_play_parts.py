@@ -5,7 +5,7 @@ import pytest
 
 from sim.experts.play_parts import Habits, PlayPartsDemonstrator
 from sim.fixtures.fixture import OBJECTS
-from sim.tasks import make, make_expert, make_play
+from sim.tasks import make, make_play
 from sim.tasks.play_parts import PEGS, SPOTS_M, PlayPartsBatch
 
 
@@ -215,22 +215,3 @@ def test_the_task_is_made_by_name():
         make("play_parts", 1, "high")
     with pytest.raises(ValueError, match="task: got 'peg_insert', expected one of play_parts"):
         make_play("peg_insert", 1)
-
-
-def test_peg_insert_is_as_it_was_before_it_shared_its_cell():
-    env, expert = make("peg_insert", 2, "med", nthread=1), make_expert("peg_insert")
-    observation = env.reset(np.array([5, 6]))
-    for _ in range(12):
-        observation = env.step(expert.act(env.signals()))[0]
-    assert env.part.tolist() == ["round_peg", "square_peg"]
-    assert env.socket.tolist() == ["socket_b", "socket_c"]
-    # Tool height, lead and way to the part, as they came out when the task stood alone.
-    assert observation[:, [0, 7, 15, 17, 18, 19, 26]] == pytest.approx(
-        np.array(
-            [
-                [0.11297, -0.00014, 0.00046, 0.04823, 0.05714, 0.32008, -0.01087],
-                [0.07077, 0.0005, -0.00005, 0.00579, -0.00618, 0.11212, -0.01009],
-            ]
-        ),
-        abs=2e-5,
-    )

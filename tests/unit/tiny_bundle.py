@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from policies.bundle import Bundle, Check, write_bundle
+from policies.manifest import Residual
 from policies.spec import Field, Spec
 
 HARDWARE_HASH = "a" * 64
@@ -57,10 +58,10 @@ def answer(observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return (observation @ weights()).reshape(noise.shape) + noise
 
 
-def check(count: int = 2) -> Check:
+def check(count: int = 2, near: float = 1.0) -> Check:
     """A check input and the right output."""
     rng = np.random.default_rng(4)
-    observation = rng.standard_normal((count, SPEC.input_size)).astype(np.float32)
+    observation = near * rng.standard_normal((count, SPEC.input_size)).astype(np.float32)
     noise = rng.standard_normal((count, HORIZON, ACTION_SIZE)).astype(np.float32)
     return Check(observation, noise, answer(observation, noise))
 
@@ -109,6 +110,53 @@ def graph(
         helper.set_model_props(model, {"sampler": json.dumps(sampler, sort_keys=True)})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+BOUND = (0.01, 0.02, 0.03)
+
+
+def residual_graph(bound: tuple[float, ...] = BOUND, name: str = "base_action") -> bytes:
+    """Serialises a residual: base action plus the first observations, clipped to the bound."""
+    limit = np.array(bound, dtype=np.float32)
+    arrays = {"upper": limit, "lower": -limit, "ends": np.array([ACTION_SIZE], dtype=np.int64)}
+    arrays |= {"starts": np.array([0], dtype=np.int64), "axes": np.array([1], dtype=np.int64)}
+    float32 = TensorProto.FLOAT
+    body = helper.make_graph(
+        [
+            helper.make_node("Slice", ["observation", "starts", "ends", "axes"], ["seen"]),
+            helper.make_node("Min", ["seen", "upper"], ["below"]),
+            helper.make_node("Max", ["below", "lower"], ["correction"]),
+            helper.make_node("Add", [name, "correction"], ["action"]),
+        ],
+        "residual",
+        [
+            helper.make_tensor_value_info("observation", float32, ["N", SPEC.input_size]),
+            helper.make_tensor_value_info(name, float32, ["N", ACTION_SIZE]),
+        ],
+        [helper.make_tensor_value_info("action", float32, ["N", ACTION_SIZE])],
+        [numpy_helper.from_array(array, key) for key, array in arrays.items()],
+    )
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def refine(observation: np.ndarray, base_action: np.ndarray) -> np.ndarray:
+    """What the graph of ``residual_graph()`` computes."""
+    return base_action + np.clip(observation[:, :ACTION_SIZE], np.negative(BOUND), BOUND)
+
+
+def write_refined(folder: Path, model: bytes | None = None, near: float = 1.0) -> Bundle:
+    """Writes a bundle with a residual, the valid one unless told otherwise.
+
+    ``near`` scales the check's observations.
+    """
+    base = check(near=near)
+    action = base.actions[:, 0]
+    refined = refine(base.observation, action).astype(np.float32)
+    stored = Check(base.observation, base.noise, base.actions, action, refined)
+    residual = model or residual_graph(), Residual(0.1, BOUND)
+    return write_bundle(folder, graph(), stored, **MANIFEST, residual=residual)
 
 
 def write(folder: Path, model: bytes | None = None, stored: Check | None = None) -> Bundle:
