@@ -32,14 +32,14 @@ ENDING = {"sigterm_timeout": "1.5", "sigkill_timeout": "2.0"}
 ARGUMENTS = (
     ("robot", "panda", "hardware config: a name from hardware_configs or a path"),
     ("driver", "mujoco", "driver of that config"),
-    ("task", "assemble", "assemble (products) or peg_insert (evaluation episodes)"),
+    ("task", "assemble", "assemble (products), or peg_insert or nut_on_post (episodes)"),
     ("products", "3", "products to assemble"),
     ("seed", "0", "seed of the run"),
     ("episodes", "30", "episodes to evaluate"),
     ("seed0", "0", "seed of the first episode"),
     ("level", "low", "how much the cell varies: low, med or high"),
     ("clearance", "0.5", "gap between part and hole on each side, in mm"),
-    ("bundle", "peg_beso", "policy bundle: a name from policies/zoo or a path"),
+    ("bundle", "", "policy bundle, a name from policies/zoo or a path; empty: the skill's own"),
     ("report", "", "where to write the JSON report"),
     ("real_time_factor", "0", "speed of the simulated cell; 0 takes the hardware config's"),
     ("discovery", "localhost", "who may take part in the ROS graph: localhost or subnet"),
@@ -123,6 +123,7 @@ def _processes(context):
         "level": text["level"],
         "clearance": number("clearance", float, 0),
     }
+    driver = cell | {"task": "peg_insert" if assemble else text["task"]}
     task = {
         "task": text["task"],
         "count": number("products" if assemble else "episodes", int, 1),
@@ -155,7 +156,7 @@ def _processes(context):
         )
 
     nodes = [
-        lifecycle("dovetail_drivers", "driver", cell),
+        lifecycle("dovetail_drivers", "driver", driver),
         lifecycle("dovetail_control", "control", {}),
         lifecycle("dovetail_skills", "skills", {"bundle": text["bundle"]}),
         lifecycle("dovetail_scheduler", "scheduler", {}),

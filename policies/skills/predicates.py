@@ -48,8 +48,10 @@ def held(world: World, part: str) -> bool:
         return False
     kind = world.objects.parts[part]
     axis = pose.rotation[:, 2]
-    along_m = float(np.dot(np.array(world.tool_position_m) - pose.position, axis))
-    nearest = pose.position + np.clip(along_m, 0.0, kind.part_length_m) * axis
+    # The line along the part through where it is to be grasped.
+    bottom = pose.position + pose.rotation @ [*kind.grasp_offset_m[:2], 0.0]
+    along_m = float(np.dot(np.array(world.tool_position_m) - bottom, axis))
+    nearest = bottom + np.clip(along_m, 0.0, kind.part_length_m) * axis
     near = np.linalg.norm(np.array(world.tool_position_m) - nearest) < HELD_DISTANCE_M
     closed = world.gripper_width_m < kind.part_width_m + HELD_SLACK_M
     return bool(near and closed) and _lowest_m(world, part) > ON_TABLE_M

@@ -25,9 +25,12 @@ NAME = r"[a-z][a-z0-9_]*"
 CONDITION = rf"(not )?({NAME})\(((?:{NAME}(?:, {NAME})*)?)\)"
 KINDS = ("learned", "scripted", "cell")
 LEVELS = ("low", "med", "high")
-TYPES = ("part", "socket", "whole", "level")
+TYPES = ("part", "socket", "whole", "metres", "level")
+# What each of the types that are not listed by name is, and what its text looks like.
+_WHOLE = "a whole number", r"[0-9]{1,19}"
+_METRES = "a length in metres", r"-?[0-9]{1,6}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?"
 
-Argument = str | int
+Argument = str | int | float
 
 
 class SkillError(ValueError):
@@ -75,7 +78,7 @@ class Skill:
     Attributes:
         name: the name it is called by.
         kind: ``learned``, ``scripted`` or ``cell``.
-        parameters: type of each parameter: ``part``, ``socket``, ``whole`` or ``level``.
+        parameters: type of each: ``part``, ``socket``, ``whole``, ``metres`` or ``level``.
         preconditions: what has to hold before.
         effects: what will hold afterwards.
         success: what tells, while it runs, that it is done.
@@ -119,10 +122,14 @@ class Skill:
                 lines.append(f"{self.name}:{name}: got an unknown parameter, expected {known}")
         for name, kind in self.parameters.items():
             text = texts.get(name)
-            expected = "one of " + ", ".join(options[kind]) if kind in options else "a whole number"
+            expected = _METRES[0] if kind == "metres" else _WHOLE[0]
+            if kind in options:
+                expected = "one of " + ", ".join(options[kind])
             got = "nothing" if text is None else repr(text)
-            if kind == "whole" and text is not None and re.fullmatch(r"[0-9]{1,19}", text):
+            if kind == "whole" and text is not None and re.fullmatch(_WHOLE[1], text):
                 arguments[name] = int(text)
+            elif kind == "metres" and text is not None and re.fullmatch(_METRES[1], text):
+                arguments[name] = float(text)
             elif text is not None and text in options.get(kind, ()):
                 arguments[name] = text
             else:

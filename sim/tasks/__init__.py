@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from hardware_configs import HardwareConfig
+
 # Tasks that fit one part into another, and the gap a side when none is asked for.
 CLEARANCE_MM = {"peg_insert": 0.5, "nut_on_post": 0.5}
 
@@ -43,6 +45,7 @@ def make(
     clearance_mm: float | None = None,
     nthread: int = 0,
     friction: float = 1.0,
+    config: HardwareConfig | None = None,
 ) -> Any:
     """A batch of `num_envs` cells with a task; see sim.tasks.cell_batch.CellBatch.
 
@@ -53,6 +56,7 @@ def make(
         clearance_mm: gap of a task that fits parts; its own when left out.
         nthread: physics threads, 0 for one a core.
         friction: factor on the friction of part and base, of a task that fits parts.
+        config: the robot, of a task that fits parts; the Panda when left out.
 
     Raises:
         ValueError: no such task or level, or a clearance or friction that the task has not.
@@ -61,7 +65,7 @@ def make(
     level = level or USUAL_LEVELS[task]
     if task in CLEARANCE_MM:
         clearance_mm = CLEARANCE_MM[task] if clearance_mm is None else clearance_mm
-        return batch(num_envs, level, clearance_mm, nthread, friction=friction)
+        return batch(num_envs, level, clearance_mm, nthread, config, friction)
     if clearance_mm is not None:
         raise ValueError(
             f"clearance_mm: got {clearance_mm:g}, expected none for {task}: nothing is fitted there"

@@ -93,6 +93,10 @@ class FitPartBatch(CellBatch):
         grasp = [self.grasp_offset_m, self.grasp_symmetry]
         return [*super().rows, *asked, *grasp, *self._filter.rows]
 
+    def skill_parameters(self, i: int) -> dict[str, float]:
+        """What is asked for in simulation `i` besides part and socket: parameters of the skill."""
+        return {}
+
     def _ask_for(self, i: int, part: str, socket: str) -> None:
         """Asks simulation `i` for a part in a socket, held as the catalogue says."""
         kind = self.scene.fixture.parts[part]

@@ -23,6 +23,11 @@ class NutOnPostBatch(FitPartBatch):
     fixture_type = NutFixture
     max_steps = MAX_STEPS
 
+    def skill_parameters(self, i: int) -> dict[str, float]:
+        """See FitPartBatch."""
+        nominal = self.scene.fixture.parts[PART].grasp_offset_m
+        return {"grasp_shift_m": float(self.grasp_offset_m[i, 0] - nominal[0])}
+
     def _begin(self, i: int, rng: np.random.Generator) -> None:
         self._ask_for(i, PART, SOCKET)
         self.grasp_offset_m[i, 0] += rng.uniform(-GRASP_SHIFT_M, GRASP_SHIFT_M)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from policies.continuation import Handover
 from policies.control import Chain, Controller
 from policies.features import ACTION, INSERTION_SPEC, POLICY_HZ
 from policies.objects import load_objects
+from policies.pose_filter import PoseFilter
 from policies.skills.registry import ErrorCode, load_skills
 from policies.skills.world import Pose, World
 
@@ -117,6 +120,27 @@ def test_empty_chunk_with_data_is_refused() -> None:
         clocked.push(clocked.chunk(0.0, horizon=0, data=np.zeros(7)))
 
 
+def test_state_is_published_ahead_of_each_step_with_what_the_step_begins_with() -> None:
+    clocked = Clocked()
+    clocked.push(clocked.chunk(0.002))
+    loop, told, begun = clocked.loop, [], []
+    for _ in range(32):
+        clocked.now_s += DT_S
+        joints = Joints(clocked.q_rad, np.zeros(7), 0.08, clocked.now_s)
+        if loop.begin_cycle(joints, clocked.now_s) and not loop.hold_reason:
+            told.append((clocked.now_s, loop.step, loop.ahead_s, loop.target[0].copy()))
+        if loop.boundary:
+            begun.append((clocked.now_s, loop.step, loop.target[0].copy()))
+        clocked.q_rad = loop.command(joints, clocked.now_s).q_rad[0].copy()
+    assert len(told) == 3
+    for (told_s, told_step, ahead_s, told_target), (begun_s, step, target) in zip(
+        told, begun[1:], strict=True
+    ):
+        assert told_s + ahead_s == pytest.approx(begun_s) and 0.0 < ahead_s < 0.05
+        assert told_step == step
+        np.testing.assert_array_equal(told_target, target)
+
+
 def test_timing_counts_a_pause_once() -> None:
     timing = LoopTiming(0.01)
     for i in range(10):
@@ -174,9 +198,13 @@ def test_home_planner_rises_before_it_goes_home(release: bool) -> None:
 
 
 class CountingPolicy:
-    """Chunks whose every value says how often it was asked; remembers what it had to continue."""
+    """Chunks whose every value says how often it was asked; remembers what it had to continue.
 
-    def __init__(self) -> None:
+    Its residual, if it has one, adds a half.
+    """
+
+    def __init__(self, refines: bool = False) -> None:
+        self.refines = refines
         self.bundle = SimpleNamespace(
             spec=INSERTION_SPEC, execute_steps=2, continues=True, noise_shape=(8, 7)
         )
@@ -186,6 +214,19 @@ class CountingPolicy:
         assert observation.shape == (1, INSERTION_SPEC.input_size)
         self.asked.append(continued)
         return np.full((1, 8, 7), float(len(self.asked)))
+
+    def refine(self, observation: np.ndarray, base_action: np.ndarray) -> np.ndarray:
+        assert (observation.shape, base_action.shape) == ((1, INSERTION_SPEC.input_size), (1, 7))
+        return base_action + 0.5
+
+
+def planner_of(
+    policy: CountingPolicy, now_s: Callable[[], float] = lambda: 0.0, **more: Any
+) -> LearnedPlanner:
+    model = SimpleNamespace(
+        bundle=policy.bundle, policy=policy, chain=Chain.from_config(CONFIG), longest_delay=2
+    )
+    return LearnedPlanner(model, OBJECTS, "round_peg", "socket_b", 0, now_s, **more)
 
 
 def readings_at(step: int, holding: bool = False) -> Readings:
@@ -206,12 +247,7 @@ def readings_at(step: int, holding: bool = False) -> Readings:
 
 def test_learned_planner_continues_what_is_executed_while_it_thinks() -> None:
     policy, now_s = CountingPolicy(), 0.0
-    model = SimpleNamespace(
-        bundle=policy.bundle, policy=policy, chain=Chain.from_config(CONFIG), longest_delay=2
-    )
-    planner = LearnedPlanner(
-        model, OBJECTS, "round_peg", "socket_b", 0, lambda: now_s, Handover("inpaint", 1)
-    )
+    planner = planner_of(policy, lambda: now_s, handover=Handover("inpaint", 1))
     now_s = 0.03
     assert (planner.plan(readings_at(0, holding=True)) == 1.0).all()
     assert policy.asked[-1] == {}, "the robot stands: nothing to continue"
@@ -232,17 +268,58 @@ def test_learned_planner_continues_what_is_executed_while_it_thinks() -> None:
 def test_learned_planner_blends_for_a_policy_that_cannot_continue() -> None:
     policy = CountingPolicy()
     policy.bundle.continues = False
-    model = SimpleNamespace(
-        bundle=policy.bundle, policy=policy, chain=Chain.from_config(CONFIG), longest_delay=2
-    )
-    planner = LearnedPlanner(
-        model, OBJECTS, "round_peg", "socket_b", 0, lambda: 0.0, Handover("inpaint", 1)
-    )
+    planner = planner_of(policy, handover=Handover("inpaint", 1))
     planner.plan(readings_at(0))
     chunk = planner.plan(readings_at(2))
     assert policy.asked == [{}, {}]
     assert (chunk[0] == 1.0).all() and (chunk[2:] == 2.0).all()
     assert ((chunk[1] > 1.0) & (chunk[1] < 2.0)).all()
+
+
+def test_what_is_decided_for_the_step_of_an_observation_stays() -> None:
+    planner = planner_of(CountingPolicy())
+    planner.plan(readings_at(0, holding=True))
+    chunk = planner.plan(readings_at(2))
+    assert (chunk[0] == 1.0).all() and (chunk[1:] == 2.0).all()
+    assert planner.refine(readings_at(3)) is None, "this policy has no residual"
+
+
+def test_a_residual_corrects_each_action_and_chunks_take_over_a_step_later() -> None:
+    planner = planner_of(CountingPolicy(refines=True))
+    assert planner.refine(readings_at(4)) is None, "nothing is executed yet"
+    first = planner.plan(readings_at(4, holding=True))
+    assert (first[0] == 1.5).all() and (first[1:] == 1.0).all(), "the robot waits for this one"
+    for step in (5, 6):
+        rows = planner.refine(readings_at(step))
+        assert len(rows) == 8 - (step - 4)
+        assert (rows[0] == 1.5).all() and (rows[1:] == 1.0).all(), "corrections do not add up"
+    assert planner.plan(readings_at(6)) is None, "the corrections hand it out"
+    rows = planner.refine(readings_at(7))
+    assert (rows[0] == 2.5).all() and (rows[1:] == 2.0).all()
+    assert planner.refine(readings_at(14)) is None, "the chunk is at its end"
+    lost = replace(readings_at(7), parts={})
+    assert planner.refine(planner.see(lost)) is None
+    assert len(planner.refinement_ms) == 3
+
+
+def test_learned_planner_sees_the_poses_that_the_simulation_would() -> None:
+    rng, planner = np.random.default_rng(3), planner_of(CountingPolicy())
+    reference, errors = PoseFilter(1), []
+    still = np.array([0.4, -0.2, 0.0])
+    for step in range(30):
+        noisy = still + 1e-3 * rng.standard_normal(3), np.eye(3)
+        readings = replace(
+            readings_at(step),
+            parts={"round_peg": noisy, "square_peg": noisy},
+            sockets={"socket_b": noisy},
+        )
+        seen = planner.see(readings)
+        tool = planner._signals(readings)
+        expected, _ = reference.update(np.array([0]), tool)
+        np.testing.assert_allclose(seen.parts["round_peg"][0], expected[0][0], atol=1e-12)
+        np.testing.assert_array_equal(seen.parts["square_peg"][0], noisy[0])
+        errors.append(np.linalg.norm(seen.parts["round_peg"][0] - still))
+    assert np.mean(errors[-5:]) < 0.5 * np.mean(errors[:2])
 
 
 class StillPlanner:

@@ -20,6 +20,9 @@ from policies.control import Controller, JointCommand
 Array = NDArray[np.float64]
 
 RATE_TOLERANCE = 1e-3
+# While a chunk is executed the state is published so long before the next policy step begins: time
+# for whoever corrects that step's action from the newest readings.
+AHEAD_S = 0.02
 
 
 class ChunkRefused(ValueError):
@@ -78,6 +81,8 @@ class ControlLoop:
         self.hold_reason = "not started"
         self.rejected_chunks = 0
         self.boundary = True
+        ticks = self.controller.ticks_per_step
+        self._ahead_ticks = min(max(round(AHEAD_S * action_hz * ticks), 1), ticks - 1)
         self._tick = 0
         self._anchored = False
         self._chunk_stamp_s = -math.inf
@@ -95,6 +100,12 @@ class ControlLoop:
         if self.hold_reason:
             return held.tool_position_m[0], held.tool_rotation[0]
         return controller.target_position_m[0], controller.target_rotation[0]
+
+    @property
+    def ahead_s(self) -> float:
+        """Robot time from the publication of the state to the boundary that it is for."""
+        ticks = self.controller.ticks_per_step
+        return 0.0 if self.hold_reason else self._ahead_ticks / (ticks * self._action_hz)
 
     @property
     def interventions(self) -> dict[str, int]:
@@ -141,8 +152,9 @@ class ControlLoop:
         """Decides about this cycle before anything moves.
 
         Returns:
-            Whether the cycle is a boundary between two policy steps; its state is worth publishing
-            before `command` goes on to the next action.
+            Whether to publish the state now, before `command`: while a chunk is executed, ahead of
+            each boundary between two policy steps, and otherwise at the boundary itself. Target and
+            step count are the same then as at the boundary.
         """
         problem = self._problem(joints, now_s)
         if not problem and not self._anchored and joints is not None:
@@ -161,7 +173,9 @@ class ControlLoop:
         elif ready and not problem:
             self._tick = 0
         self.boundary = self._tick == 0
-        return self.boundary
+        if self.hold_reason:
+            return self.boundary
+        return self._tick == ticks - self._ahead_ticks
 
     def command(self, joints: Joints, now_s: float) -> JointCommand:
         """Finishes the cycle: begins the next policy step at a boundary, then one control tick."""

@@ -177,6 +177,7 @@ class ControlNode(DovetailNode):
         state = ControlState()
         state.header.stamp = self.get_clock().now().to_msg()
         state.header.frame_id = BASE_FRAME
+        state.ahead_s = loop.ahead_s
         state.step = loop.step
         state.hold_reason = loop.hold_reason
         state.holding = bool(loop.hold_reason)

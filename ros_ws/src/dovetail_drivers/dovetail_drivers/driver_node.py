@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from diagnostic_msgs.msg import KeyValue
 from dovetail_interfaces.msg import ObjectPose, WorldState
 from dovetail_interfaces.srv import CellTruth, FeedPart, LoadProduct, ResetCell
 from dovetail_lifecycle import DovetailNode, Refusal, poses, run
@@ -33,6 +34,7 @@ class DriverNode(DovetailNode):
         self._clearance_mm = float(self.setting("clearance", 0.5))
         self._level = str(self.setting("level", "low"))
         self._seed = int(self.setting("seed", 0))
+        self._task = str(self.setting("task", "peg_insert"))
         self._cell: MujocoCell | None = None
         self._timer: Timer | None = None
         self._refused = 0
@@ -48,7 +50,9 @@ class DriverNode(DovetailNode):
                 f"{self._robot}:drivers: got no entry {self._driver!r}, expected its parameters"
             )
         self._objects = load_objects()
-        self._cell = MujocoCell(self.hardware, self._clearance_mm, self._level, self._seed)
+        self._cell = MujocoCell(
+            self.hardware, self._clearance_mm, self._level, self._seed, self._task
+        )
         self._cell.connect()
         self._states = self.create_publisher(
             JointState, self.topic_name("joint_states"), self.qos("joint_states")
@@ -181,6 +185,9 @@ class DriverNode(DovetailNode):
         def reset() -> None:
             episode = self._machine.reset(request.task, request.seed, request.level)
             response.part, response.socket = episode.part, episode.socket
+            response.parameters = [
+                KeyValue(key=key, value=repr(value)) for key, value in episode.parameters.items()
+            ]
             response.time_limit_s = episode.time_limit_s
 
         return self._served(response, reset)

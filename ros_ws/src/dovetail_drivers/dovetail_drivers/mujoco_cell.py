@@ -19,14 +19,13 @@ from dovetail_drivers.commands import CommandRefused, JointCommand, check_jump, 
 from hardware_configs import HardwareConfig
 from policies.control import so3
 from policies.control.safety_filter import SafetyFilter
-from sim import cell, layout, scene
-from sim.fixtures.pegs import PegFixture
+from sim import layout, scene, tasks
 from sim.robots import panda
-from sim.tasks.peg_insert import MAX_STEPS, START_WIDTH_M, PegInsertBatch
+from sim.tasks.cell_batch import START_WIDTH_M
+from sim.tasks.fit_part import FitPartBatch
 
 Array = NDArray[np.float64]
 
-EPISODE_TASKS = ("peg_insert",)
 SETTLED_RAD_S = 0.01
 
 
@@ -45,10 +44,17 @@ class Observation:
 
 @dataclass(frozen=True)
 class Episode:
-    """What an evaluation episode asks for: `part` in `socket` within the time limit."""
+    """What an evaluation episode asks for: `part` in `socket` within the time limit.
+
+    Attributes:
+        part, socket: their names.
+        parameters: what the task's skill needs besides, by name.
+        time_limit_s: robot time.
+    """
 
     part: str
     socket: str
+    parameters: dict[str, float]
     time_limit_s: float
 
 
@@ -69,6 +75,10 @@ class MujocoCell:
         clearance_mm: gap a side between part and hole.
         level: low, med or high; how parts lie and how noisy perception is.
         seed: of the first layout and of the noise.
+        task: the task whose fixture stands in the cell.
+
+    Raises:
+        ValueError: no such level, or no task that fits parts.
 
     Attributes:
         holding: whether the arm brakes or stands instead of following commands.
@@ -76,12 +86,19 @@ class MujocoCell:
     """
 
     def __init__(
-        self, config: HardwareConfig, clearance_mm: float, level: str = "low", seed: int = 0
+        self,
+        config: HardwareConfig,
+        clearance_mm: float,
+        level: str = "low",
+        seed: int = 0,
+        task: str = "peg_insert",
     ) -> None:
         self.config = config
         self.clearance_mm = clearance_mm
-        self.level = layout.level_of(level)
-        self._fixture = PegFixture()
+        self._first_level, self.level = level, layout.level_of(level)
+        if task not in tasks.CLEARANCE_MM:
+            raise ValueError(f"task: got {task!r}, expected one of {', '.join(tasks.CLEARANCE_MM)}")
+        self.task = task
         self._seed = seed
         self._rng = np.random.default_rng([seed, 0])
         self._stale_s = config.topics["joint_command"].stale_s
@@ -99,11 +116,12 @@ class MujocoCell:
 
     def connect(self) -> None:
         """Builds the cell, the arm at home with open fingers, held."""
-        self._model = cell.build(self.config, self._fixture, self.clearance_mm * 1e-3)
+        self._episodes: dict[str, FitPartBatch] = {}
+        trained_in = self._episode(self._first_level)
+        self._model, self._scene = trained_in.model, trained_in.scene
+        self._fixture = self._scene.fixture
         self._data = mujoco.MjData(self._model)
-        self._scene = scene.Scene(self._model, self.config, self._fixture)
         self._substeps = round(self._dt_s / self._model.opt.timestep)
-        self._episodes: dict[str, PegInsertBatch] = {}
         self._stand(np.array(self.config.home_rad))
         self._load(layout.sample(self.level, np.random.default_rng([self._seed, 0]), self._fixture))
 
@@ -230,14 +248,10 @@ class MujocoCell:
         Raises:
             ValueError: no such task or level.
         """
-        if task not in EPISODE_TASKS:
-            raise ValueError(f"task: got {task!r}, expected one of {', '.join(EPISODE_TASKS)}")
+        if task != self.task:
+            raise ValueError(f"task: got {task!r}, expected {self.task}, which this cell is for")
         self.level = layout.level_of(level)
-        if level not in self._episodes:
-            self._episodes[level] = PegInsertBatch(
-                1, level, self.clearance_mm, nthread=1, config=self.config
-            )
-        episode = self._episodes[level]
+        episode = self._episode(level)
         episode.reset(np.array([seed]))
         mujoco.mj_resetData(self._model, self._data)
         for name in ("qpos", "mocap_pos", "mocap_quat"):
@@ -247,8 +261,12 @@ class MujocoCell:
         self._stand(self._data.qpos[self._scene.arm_qpos].copy())
         self._forget_contact()
         self.load_count += 1
-        time_limit_s = MAX_STEPS / episode.spec.rate_hz
-        return Episode(str(episode.part[0]), str(episode.socket[0]), time_limit_s)
+        return Episode(
+            part=str(episode.part[0]),
+            socket=str(episode.socket[0]),
+            parameters=episode.skill_parameters(0),
+            time_limit_s=episode.max_steps / episode.spec.rate_hz,
+        )
 
     def truth(self, part: str, socket: str) -> Truth:
         """Whether the part stands released in the socket, and what its contact was like.
@@ -271,6 +289,14 @@ class MujocoCell:
             penetration_p95_m=float(np.percentile(depths, 95)) if depths else 0.0,
             peak_force_n=self._peak_force_n[part],
         )
+
+    def _episode(self, level: str) -> FitPartBatch:
+        """The training task's own simulation, which lays episodes out."""
+        if level not in self._episodes:
+            self._episodes[level] = tasks.make(
+                self.task, 1, level, self.clearance_mm, nthread=1, config=self.config
+            )
+        return self._episodes[level]
 
     def _stand(self, q_rad: Array) -> None:
         """Puts the arm at rest at `q_rad` with open fingers, held there."""

@@ -18,11 +18,18 @@ from policies.skills.registry import Argument, ErrorCode, Skill
 
 @dataclass(frozen=True)
 class EpisodeStart:
-    """What the cell set up: insert `part` in `socket` within the time limit (robot time)."""
+    """What the cell set up: `part` is to go to `socket` within the time limit (robot time).
+
+    Attributes:
+        part, socket: their names.
+        time_limit_s: robot time.
+        parameters: what the skill is to be called with besides, as texts.
+    """
 
     part: str
     socket: str
     time_limit_s: float
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def run_episodes(
     for seed in seeds:
         start: EpisodeStart = yield from _await(port.reset(task, seed, level))
         arguments: dict[str, Argument] = {"part": start.part, "socket": start.socket}
+        arguments |= start.parameters
         call = port.start(skill, arguments, seed)
         outcome = yield from _follow(port, call, start.time_limit_s)
         truth: EpisodeTruth = yield from _await(port.truth(start.part, start.socket))

@@ -19,6 +19,7 @@ class SkillOutcome:
     message: str = ""
     seconds: float = 0.0
     inference_ms: tuple[float, ...] = ()
+    refinement_ms: tuple[float, ...] = ()
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Journal:
         self.skills: dict[str, SkillRecord] = {}
         self.products: list[ProductRecord] = []
         self.inference_ms: list[float] = []
+        self.refinement_ms: list[float] = []
 
     @property
     def completed(self) -> int:
@@ -95,6 +97,7 @@ class Journal:
         if not outcome.success:
             record.codes[outcome.code] += 1
         self.inference_ms.extend(outcome.inference_ms)
+        self.refinement_ms.extend(outcome.refinement_ms)
         ended = "ok" if outcome.success else f"{outcome.code}: {outcome.message}"
         self.note(f"{name} {what}".rstrip() + f": {ended} ({outcome.seconds:.1f} s)")
 
@@ -105,6 +108,7 @@ class Journal:
             "parts_refed": sum(len(product.refed) for product in self.products),
             "latency_ms": percentiles(self.inference_ms),
             "inferences": len(self.inference_ms),
+            "residual_latency_ms": percentiles(self.refinement_ms),
         }
 
 

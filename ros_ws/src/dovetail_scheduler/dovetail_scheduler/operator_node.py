@@ -21,7 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
-from dovetail_scheduler.summary import bundle_facts, context, summary
+from dovetail_scheduler.summary import bundle_facts, context, skill_bundle, summary
 
 INTERRUPTED = 130
 
@@ -45,7 +45,7 @@ class OperatorNode(Node):
         self._seed = int(self.declare_parameter("seed", 0).value)
         self._level = str(self.declare_parameter("level", "low").value)
         self._clearance_mm = float(self.declare_parameter("clearance", 0.5).value)
-        self._bundle = str(self.declare_parameter("bundle", "peg_beso").value)
+        self._bundle = str(self.declare_parameter("bundle", "").value)
         self._report = str(self.declare_parameter("report", "").value)
         self._robot = str(self.declare_parameter("robot", "panda").value)
         self._started_s = time.monotonic()
@@ -97,7 +97,7 @@ class OperatorNode(Node):
             "level": self._level,
             "clearance_mm": self._clearance_mm,
             "robot": self._robot,
-            "bundle": bundle_facts(self._bundle),
+            "bundle": bundle_facts(self._bundle or skill_bundle(self._task)),
             **body,
             "wall_seconds": round(took_s, 1),
             **context(),

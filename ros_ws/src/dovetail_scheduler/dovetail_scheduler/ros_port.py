@@ -69,6 +69,7 @@ class SkillCall:
             result.error_msg,
             result.seconds,
             tuple(result.inference_ms),
+            tuple(result.refinement_ms),
         )
 
     def cancel(self) -> None:
@@ -225,7 +226,8 @@ class RosPort:
         request = ResetCell.Request(task=task, seed=seed, level=level)
 
         def read(response: ResetCell.Response) -> EpisodeStart | None:
-            start = EpisodeStart(response.part, response.socket, response.time_limit_s)
+            parameters = {item.key: item.value for item in response.parameters}
+            start = EpisodeStart(response.part, response.socket, response.time_limit_s, parameters)
             return start if self._shows(response) else None
 
         def anchor() -> ServiceAnswer:

@@ -22,7 +22,6 @@ from dovetail_scheduler.tree import Assembly
 from policies.objects import load_objects
 from policies.skills.registry import LEVELS, load_skills
 
-TASKS = ("assemble", "peg_insert")
 TICK_S = 0.05
 COUNT_MAX = 10_000
 
@@ -98,8 +97,9 @@ class SchedulerNode(DovetailNode):
             return "the scheduler is not active"
         if self._work is not None:
             return "another task is running"
-        if request.task not in TASKS:
-            return f"task: got {request.task!r}, expected one of {', '.join(TASKS)}"
+        tasks = ["assemble", *(s.task for s in self._skills.values() if s.task)]
+        if request.task not in tasks:
+            return f"task: got {request.task!r}, expected one of {', '.join(tasks)}"
         if request.level not in LEVELS:
             return f"level: got {request.level!r}, expected one of {', '.join(LEVELS)}"
         if not 1 <= request.count <= COUNT_MAX:

@@ -12,10 +12,13 @@ from typing import Any
 
 import hardware_configs
 from policies.bundle import MANIFEST, bundle_folder
+from policies.skills.registry import load_skills
 
 ROOT = Path(hardware_configs.__file__).resolve().parents[1]
 PACKAGES = ("mujoco", "numpy", "onnxruntime", "py-trees")
 WIDTH = 66
+# Task of the skill that products are assembled with.
+ASSEMBLED_BY = "peg_insert"
 
 
 def context() -> dict[str, Any]:
@@ -32,6 +35,12 @@ def context() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
         "discovery_range": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "unknown"),
     }
+
+
+def skill_bundle(task: str) -> str:
+    """The bundle of the skill that a task is done with."""
+    learned = {skill.task: skill.bundle for skill in load_skills().values() if skill.bundle}
+    return learned.get(ASSEMBLED_BY if task == "assemble" else task, "")
 
 
 def bundle_facts(name_or_path: str) -> dict[str, Any]:
@@ -93,6 +102,10 @@ def _policy_lines(report: dict[str, Any]) -> list[str]:
         times = f"p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms"
         asked = f"{report['inferences']} inferences, {times}"
     lines = [f"policy    {bundle['name']}, {asked}"]
+    residual = report.get("residual_latency_ms")
+    if residual:
+        times = f"p50 {residual['p50']:.1f} p99 {residual['p99']:.1f} ms"
+        lines.append(f"          every action refined, {times}")
     for e in bundle["evaluated"]:
         lines.append(
             f"          evaluated {100 * e['success_rate']:.1f} % at {e['level']}, "

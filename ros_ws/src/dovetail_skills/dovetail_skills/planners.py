@@ -6,19 +6,21 @@ that a scripted skill passes through the same controller and the same limits as 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware_configs import HardwareConfig
-from policies.bundle import BundleError, load_bundle
+from policies.bundle import BundleError, Float32Array, load_bundle
 from policies.continuation import DEFAULT, DelayEstimate, Handover, longest_delay
 from policies.control import Chain, so3
 from policies.features import ACTION, POLICY_HZ, Signals, observe
 from policies.objects import Objects
+from policies.pose_filter import PoseFilter
 from policies.runtime import Policy
 
 Array = NDArray[np.float64]
@@ -36,7 +38,7 @@ class Readings:
         q_rad, dq_rad_s: measured joints (n,).
         gripper_width_m, gripper_target_m: measured and commanded opening.
         target: tool pose that the next action starts from.
-        parts, sockets: perceived poses by name.
+        parts, sockets: poses by name, as perceived.
     """
 
     step: int
@@ -52,12 +54,30 @@ class Readings:
 
 
 class Planner(Protocol):
-    """Plans chunks for one run of a skill."""
+    """Plans chunks for one run of a skill.
+
+    Attributes:
+        execute_steps: steps to execute of a chunk before the next is due.
+        refinement_ms: wall clock of each correction.
+    """
 
     execute_steps: int
+    refinement_ms: list[float]
 
-    def plan(self, readings: Readings) -> Array:
-        """Actions (H, A) from the present state; may take as long as an inference takes."""
+    def see(self, readings: Readings) -> Readings:
+        """Takes the readings of one policy step; those to act on, filtered where that is known."""
+
+    def refine(self, readings: Readings) -> Array | None:
+        """Actions (n, A) from the present step on, corrected, where a chunk is being executed.
+
+        It has to be quick. None where there is nothing to correct.
+        """
+
+    def plan(self, readings: Readings) -> Array | None:
+        """Actions (H, A) from the present state; may take as long as an inference takes.
+
+        None when `refine` will hand them out.
+        """
 
     @property
     def finished(self) -> bool:
@@ -114,6 +134,10 @@ class LearnedModel:
 class LearnedPlanner:
     """Asks a policy for chunks that take over from the one in execution.
 
+    Part and socket are filtered and chunks are timed as in simulation: a chunk takes over at the
+    step after that of its observation. A policy with a residual has each action corrected from the
+    newest readings, just before it is executed.
+
     Args:
         model: the policy.
         objects: the catalogue, for symmetries and grasps.
@@ -122,6 +146,8 @@ class LearnedPlanner:
         seed: of the sampler's noise.
         now_s: robot time.
         handover: how chunks take over.
+        grasp_shift_m: where the part is to be held, along its x from where the catalogue says.
+
     """
 
     finished = True
@@ -135,30 +161,101 @@ class LearnedPlanner:
         seed: int,
         now_s: Callable[[], float],
         handover: Handover = DEFAULT,
+        grasp_shift_m: float = 0.0,
     ) -> None:
         self._model = model
         self._part, self._socket = part, socket
-        self._kind = objects.parts[part]
+        kind = objects.parts[part]
+        self._symmetry, self._grasp_symmetry = kind.symmetry, kind.grasp_symmetry
+        self._grasp_offset_m = np.array(kind.grasp_offset_m) + [grasp_shift_m, 0.0, 0.0]
         self._rng = np.random.default_rng(seed)
+        self._filter = PoseFilter(1)
         self.execute_steps = model.bundle.execute_steps
+        self.refinement_ms: list[float] = []
         self._now_s = now_s
         self._handover = handover.within(model.bundle.continues)
         self._delay = DelayEstimate(POLICY_HZ, model.longest_delay)
         # The last chunk and the step of its observation.
         self._last: tuple[Array, int] | None = None
 
-    def plan(self, readings: Readings) -> Array:
+    def see(self, readings: Readings) -> Readings:
+        """See Planner."""
+        if self._missing(readings):
+            return readings
+        part, socket = self._filter.update(np.array([0]), self._signals(readings))
+        return replace(
+            readings,
+            parts=readings.parts | {self._part: (part[0][0], part[1][0])},
+            sockets=readings.sockets | {self._socket: (socket[0][0], socket[1][0])},
+        )
+
+    def refine(self, readings: Readings) -> Array | None:
+        """See Planner.
+
+        Raises:
+            ValueError: the policy answered nothing usable.
+        """
+        if readings.holding or self._missing(readings) or not self._model.policy.refines:
+            return None
+        rows = self._remaining(readings.step)
+        if not len(rows):
+            return None
+        start_s = time.monotonic()
+        refined = self._refined(rows, self._observe(readings))
+        self.refinement_ms.append((time.monotonic() - start_s) * 1e3)
+        return refined
+
+    def plan(self, readings: Readings) -> Array | None:
         """See Planner.
 
         Raises:
             ValueError: part or socket is not perceived, or the policy answered nothing usable.
         """
-        for name, seen in ((self._part, readings.parts), (self._socket, readings.sockets)):
-            if name not in seen:
-                raise ValueError(f"{name}: not perceived")
+        missing = self._missing(readings)
+        if missing:
+            raise ValueError(f"{missing}: not perceived")
+        policy = self._model.policy
+        observation = self._observe(readings)
+        noise = self._rng.standard_normal((1, *policy.bundle.noise_shape), dtype=np.float32)
+        moving = self._last is not None and not readings.holding
+        last = [(self._last[0], readings.step - self._last[1]) if self._last and moving else None]
+        chunks = self._handover.infer(policy.infer, observation, noise, last, self._delay.steps)
+        chunk = np.asarray(chunks[0], dtype=float)
+        if moving:
+            # What is decided for the step of the observation stays, however soon this arrives.
+            decided = self._remaining(readings.step)[:1]
+            chunk[: len(decided)] = decided
+        self._last = chunk, readings.step
+        self._delay.add(self._now_s() - readings.boundary_s)
+        if not policy.refines:
+            return chunk
+        return None if moving else self._refined(chunk, observation)
+
+    def _missing(self, readings: Readings) -> str:
+        if self._part not in readings.parts:
+            return self._part
+        return "" if self._socket in readings.sockets else self._socket
+
+    def _remaining(self, step: int) -> Array:
+        """What the last chunk has from a step on, (n, A)."""
+        if self._last is None:
+            return np.zeros((0, len(ACTION.names)))
+        chunk, first_step = self._last
+        return chunk[max(step - first_step, 0) :]
+
+    def _refined(self, rows: Array, observation: Float32Array) -> Array:
+        rows = rows.copy()
+        rows[:1] = self._model.policy.refine(observation, rows[:1])
+        return rows
+
+    def _observe(self, readings: Readings) -> Float32Array:
+        spec = self._model.bundle.spec
+        return spec.flatten_observation(observe(spec, self._signals(readings)))
+
+    def _signals(self, readings: Readings) -> Signals:
         position, rotation, jacobian = self._model.chain.forward_and_jacobian(readings.q_rad[None])
         part, socket = readings.parts[self._part], readings.sockets[self._socket]
-        signals = Signals(
+        return Signals(
             tool_position=position,
             tool_rotation=rotation,
             tool_velocity=np.einsum("bij,bj->bi", jacobian, readings.dq_rad_s[None]),
@@ -170,21 +267,10 @@ class LearnedPlanner:
             part_rotation=part[1][None],
             socket_position=socket[0][None],
             socket_rotation=socket[1][None],
-            symmetry=np.array([self._kind.symmetry]),
-            grasp_offset_m=np.array([self._kind.grasp_offset_m]),
-            grasp_symmetry=np.array([self._kind.grasp_symmetry]),
+            symmetry=np.array([self._symmetry]),
+            grasp_offset_m=self._grasp_offset_m[None],
+            grasp_symmetry=np.array([self._grasp_symmetry]),
         )
-        spec, policy = self._model.bundle.spec, self._model.policy
-        observation = spec.flatten_observation(observe(spec, signals))
-        noise = self._rng.standard_normal((1, *policy.bundle.noise_shape), dtype=np.float32)
-        last = None
-        if self._last is not None and not readings.holding:
-            last = self._last[0], readings.step - self._last[1]
-        chunks = self._handover.infer(policy.infer, observation, noise, [last], self._delay.steps)
-        chunk = np.asarray(chunks[0], dtype=float)
-        self._last = chunk, readings.step
-        self._delay.add(self._now_s() - readings.boundary_s)
-        return chunk
 
 
 class HomePlanner:
@@ -209,7 +295,16 @@ class HomePlanner:
         self._open_m = config.gripper.width_max_m
         self._release = release
         self._last_m = np.zeros(3)
+        self.refinement_ms: list[float] = []
         self.finished = False
+
+    def see(self, readings: Readings) -> Readings:
+        """See Planner."""
+        return readings
+
+    def refine(self, readings: Readings) -> Array | None:
+        """See Planner."""
+        return None
 
     def plan(self, readings: Readings) -> Array:
         """See Planner."""

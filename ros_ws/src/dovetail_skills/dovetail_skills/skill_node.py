@@ -1,8 +1,9 @@
 """The skill server: one action type for every skill, one skill at a time on the robot.
 
-The node is driven by the control state: at each boundary between policy steps it judges the world
-and, when a chunk is due, plans the next one in a thread of its own while the robot executes the
-last one. What it publishes is indexed by the step count of the observation, never by time.
+The node is driven by the control state: at each boundary between policy steps it judges the world,
+corrects the action that is next where the policy has a residual, and, when a chunk is due, plans
+the next one in a thread of its own while the robot executes the last one. What it publishes is
+indexed by the step count of the observation, never by time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sensor_msgs.msg import JointState
 
 from dovetail_skills.planners import HomePlanner, LearnedModel, LearnedPlanner, Planner, Readings
 from dovetail_skills.skill_run import SkillRun
+from policies.bundle import load_bundle
 from policies.features import ACTION, POLICY_HZ
 from policies.objects import load_objects
 from policies.skills.registry import ErrorCode, Skill, load_skills
@@ -57,13 +59,16 @@ class SkillNode(DovetailNode):
         self._objects = load_objects()
         self._skills = load_skills()
         self._models: dict[str, LearnedModel] = {}
+        overridden = self._task_of(self._bundle) if self._bundle else ""
         for skill in self._skills.values():
             if skill.kind == "learned":
-                model = LearnedModel(self._bundle or skill.bundle, skill.task, self.hardware)
+                bundle = self._bundle if skill.task == overridden else skill.bundle
+                model = LearnedModel(bundle, skill.task, self.hardware)
                 self._models[skill.name] = model
                 self.get_logger().info(
                     f"{skill.name}: bundle {model.bundle.name} verified and warmed up, "
                     f"good for delays of up to {1e3 * model.longest_delay / POLICY_HZ:.0f} ms"
+                    + (", each action refined" if model.policy.refines else "")
                 )
             elif skill.kind == "scripted" and skill.controller not in SCRIPTS:
                 raise Refusal(
@@ -87,6 +92,14 @@ class SkillNode(DovetailNode):
             cancel_callback=lambda _goal: CancelResponse.ACCEPT,
         )
         self.create_timer(WATCHDOG_S, self._watch)
+
+    def _task_of(self, bundle: str) -> str:
+        """The task of a bundle that is to be used instead of the one its skill names."""
+        task = load_bundle(bundle, hardware_hash=None).manifest.task
+        tasks = [skill.task for skill in self._skills.values() if skill.kind == "learned"]
+        if task not in tasks:
+            raise Refusal(f"{bundle}:task: got {task!r}, expected one of {', '.join(tasks)}")
+        return task
 
     def deactivate(self) -> None:
         """Ends the running skill; control holds."""
@@ -120,6 +133,7 @@ class SkillNode(DovetailNode):
         result.control_hz = self._control.control_hz if self._control else 0.0
         result.inferences = len(started.inference_ms)
         result.inference_ms = started.inference_ms
+        result.refinement_ms = started.planner.refinement_ms
         if outcome.success:
             goal.succeed()
         elif goal.is_cancel_requested:
@@ -153,9 +167,14 @@ class SkillNode(DovetailNode):
 
     def _planner(self, skill: Skill, arguments: dict[str, Any], seed: int) -> Planner:
         if skill.kind == "learned":
-            part, socket = str(arguments["part"]), str(arguments["socket"])
             return LearnedPlanner(
-                self._models[skill.name], self._objects, part, socket, seed, self.robot_time_s
+                self._models[skill.name],
+                self._objects,
+                part=str(arguments["part"]),
+                socket=str(arguments["socket"]),
+                seed=seed,
+                now_s=self.robot_time_s,
+                grasp_shift_m=float(arguments.get("grasp_shift_m", 0.0)),
             )
         return HomePlanner(self.hardware, release=SCRIPTS[skill.controller])
 
@@ -177,11 +196,11 @@ class SkillNode(DovetailNode):
         try:
             world = make_world(self._world, message, self.hardware, self._objects)
             plan = current.on_step(message.step, message.holding, world, now_s)
-            if plan:
-                readings, stamp = self._read(message)
-                self._thread.submit(self._plan, current, readings, stamp)
+            readings, stamp = self._read(message)
         except ValueError as problem:
             self._end(ErrorCode.STALE, str(problem))
+        else:
+            self._act(current, readings, stamp, plan)
         if current.outcome is not None:
             self._finish()
         elif self._goal is not None:
@@ -206,7 +225,7 @@ class SkillNode(DovetailNode):
         readings = Readings(
             step=int(control.step),
             holding=control.holding,
-            boundary_s=self.robot_time_s(control.header.stamp),
+            boundary_s=self.robot_time_s(control.header.stamp) + control.ahead_s,
             q_rad=np.array(joints.position[:-1]),
             dq_rad_s=np.array(joints.velocity[:-1]),
             gripper_width_m=float(joints.position[-1]),
@@ -217,15 +236,33 @@ class SkillNode(DovetailNode):
         )
         return readings, joints.header.stamp
 
+    def _act(self, current: SkillRun, readings: Readings, stamp: Any, plan: bool) -> None:
+        """Corrects what is next and, if it is time, has the next chunk planned."""
+        if current.outcome is not None:
+            return
+        try:
+            readings = current.planner.see(readings)
+            refined = current.planner.refine(readings)
+        except Exception as problem:
+            # Whatever goes wrong in a policy must end the skill, not the server.
+            self._end(ErrorCode.POLICY, f"{type(problem).__name__}: {problem}")
+            return
+        if refined is not None:
+            with self._lock:
+                self._publish(current.goal_id, stamp, readings.step, refined)
+        if plan:
+            self._thread.submit(self._plan, current, readings, stamp)
+
     def _plan(self, current: SkillRun, readings: Readings, stamp: Any) -> None:
         """Plans and publishes one chunk; runs in the planning thread."""
         start_s = time.monotonic()
         try:
             actions = current.planner.plan(readings)
             took_ms = (time.monotonic() - start_s) * 1e3
-            with self._lock:
-                if current.outcome is None:
-                    self._publish(current.goal_id, stamp, readings.step, actions)
+            if actions is not None:
+                with self._lock:
+                    if current.outcome is None:
+                        self._publish(current.goal_id, stamp, readings.step, actions)
             current.on_planned(self.robot_time_s(), took_ms)
         except Exception as problem:
             # Whatever goes wrong in a policy must end the skill, not the server.
