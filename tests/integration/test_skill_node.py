@@ -130,6 +130,7 @@ def test_inference_of_more_than_a_step_is_expected_and_borne(bench: Bench) -> No
         first = bench.states[-1].step
         while bench.states[-1].step == first and not bench.states[-1].holding:
             over.wait(0.005)
+        over.wait(2.0 * bench.states[-1].ahead_s)
         return infer(*arguments, **options)
 
     model.policy.infer = slow
