@@ -101,8 +101,10 @@ class Controller:
     def reset(self, q_rad: Array, gripper_width_m: Array, ids: Rows = ALL) -> None:
         """Starts from measured angles (k, n) and gripper width (k,): the target is where it is."""
         self.filter.reset(q_rad, ids)
-        self.gripper_target_m[ids] = gripper_width_m
-        self.gripper_command_m[ids] = gripper_width_m
+        # Fingers at their stops are measured a hair beyond.
+        width_m = np.clip(gripper_width_m, 0.0, self._gripper.width_max_m)
+        self.gripper_target_m[ids] = width_m
+        self.gripper_command_m[ids] = width_m
         self._holding[ids] = True
         for counts in self._extra.values():
             counts[ids] = 0

@@ -188,6 +188,47 @@ def test_baselines_train_on_play_in_hindsight(method: str, tmp_path: Path) -> No
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("script", ["train_residual", "train_residual_td"])
+def test_a_residual_is_trained_resumed_exported_and_evaluated(
+    script: str, demonstrations: Path, tmp_path: Path
+) -> None:
+    small = ["--width", 8, "--num-envs", 4, "--evaluate-episodes", 2, "--settings", "low:0.5"]
+    small += ["--runs", tmp_path, "--name", "r", "--evaluate-every", 0, "--pool-share", 0.5]
+    if script == "train_residual":
+        small += ["--update-steps", 10, "--epochs", 2]
+    else:
+        small += ["--data", demonstrations, "--warm-up", 16, "--report-every", 40]
+    last_line(run(script, *small, "--steps", 80))
+    last_line(run(script, *small, "--steps", 120, "--resume"))
+    folder, bundle = tmp_path / "r", tmp_path / "peg_small"
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [m["steps"] for m in metrics if "evaluation" in m] == [0, 80, 120]
+    assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    again = run(script, *small, "--base", "peg_gone")
+    assert again.returncode != 0 and "peg_gone" in again.stderr and "Traceback" not in again.stderr
+
+    assert "base and residual" in last_line(run("export", "--run", folder, "--bundle", bundle))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    base = json.loads((ROOT / "policies/zoo/peg_beso/manifest.json").read_text())
+    assert manifest["files"]["policy.onnx"] == base["files"]["policy.onnx"]
+    assert manifest["residual"]["scale"] == 0.1 and len(manifest["residual"]["bound"]) == 7
+    kinds = [c.split()[2].removeprefix("training.") for c in manifest["commands"][-3:]]
+    assert kinds == [script, script, "export"]
+    refused = run(script, *small, "--base", bundle, "--name", "twice")
+    assert "expected a bundle that is not refined yet" in refused.stderr
+    other = run("export", "--run", folder, "--bundle", bundle, "--steps", 5)
+    assert "got settings of a new graph" in other.stderr and other.returncode != 0
+
+    few = ("--bundle", bundle, "--level", "low", "--episodes", 2, "--num-envs", 2)
+    report = tmp_path / "report.json"
+    last_line(run("evaluate", *few, "--report", report))
+    result = json.loads(report.read_text())
+    assert 0.0 <= result["residual_share_max"] <= 1.0 + 1e-4
+    assert result["residual_latency_ms"]["p50"] > 0.0
+    last_line(run("evaluate", *few, "--residual", "off", "--friction", 1.5, "--report", report))
+    assert json.loads(report.read_text())["residual_share_max"] is None
+
+
 def test_same_seed_trains_the_same_weights(demonstrations: Path, tmp_path: Path) -> None:
     losses = []
     for name in ("a", "b"):
