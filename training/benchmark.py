@@ -1,10 +1,11 @@
-"""Measures how fast policies answer, side by side on one core.
+"""Measures how fast policies answer, and simulations step, side by side on one core.
 
     python -m training.benchmark policy-latency --report build/reports/latency.json
     --picture build/reports/latency.png
+    python -m training.benchmark rollouts
 
-Batch 1, one thread, full precision unless said. Every candidate is called in turn, round after
-round, so that a busy machine is busy for all of them: trust the ratios of one run, not the
+Latency: batch 1, one thread, full precision unless said. Every candidate is called in turn, round
+after round, so that a busy machine is busy for all of them: trust the ratios of one run, not the
 milliseconds of two. Weights are random where no bundle is named: they do not change the time.
 """
 
@@ -39,6 +40,7 @@ from policies.beso.quantise import quantise
 from policies.bundle import load_bundle
 from policies.graph import make_session
 from policies.runtime import Policy
+from training.benchmark_rollouts import Rollouts, rollouts
 from training.evaluate import current_commit
 from training.progress import Progress
 
@@ -369,6 +371,12 @@ def policy_latency(args: PolicyLatency) -> None:
 
 if __name__ == "__main__":
     try:
-        policy_latency(tyro.extras.subcommand_cli_from_dict({"policy-latency": PolicyLatency}))
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            {"policy-latency": PolicyLatency, "rollouts": Rollouts}
+        )
+        if isinstance(chosen, Rollouts):
+            rollouts(chosen)
+        else:
+            policy_latency(chosen)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -29,7 +29,7 @@ Info = dict[str, NDArray[Any]]
 
 START_WIDTH_M = 0.08
 # The state of a simulation in MuJoCo's sense.
-_STATE = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat", "eq_active", "qacc_warmstart")
+STATE = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat", "eq_active", "qacc_warmstart")
 
 
 class CellBatch:
@@ -151,7 +151,7 @@ class CellBatch:
     @property
     def rows(self) -> list[NDArray[Any]]:
         """Everything an episode depends on but its random stream, each with a leading axis N."""
-        state = [self.batch.bind(name) for name in _STATE]
+        state = [self.batch.bind(name) for name in STATE]
         readings = [array for pose in self._readings for array in pose]
         return [*state, *self.controller.rows, self.steps, *readings]
 

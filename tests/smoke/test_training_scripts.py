@@ -309,6 +309,14 @@ def test_policy_latency_compares_every_network_in_one_run(tmp_path: Path) -> Non
     assert content["machine"]["cpu"] and picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_rollouts_are_timed_against_the_same_physics(tmp_path: Path) -> None:
+    report = tmp_path / "rollouts.json"
+    few = ("--num-envs", 4, "--steps", 3, "--report", report)
+    assert "of bare physics" in last_line(run("benchmark", "rollouts", *few))
+    measured = json.loads(report.read_text())
+    assert 0.0 < measured["share"] < 1.0
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
@@ -317,6 +325,7 @@ def test_policy_latency_compares_every_network_in_one_run(tmp_path: Path) -> Non
         ("export", ("--run", "nothing", "--bundle", "x"), "nothing: got no readable run"),
         ("sweep", ("--runs", "nothing"), "nothing: got no readable run"),
         ("benchmark", ("policy-latency", "--rounds", 0), "--rounds: got 0, expected at least 1"),
+        ("benchmark", ("rollouts", "--steps", 0), "--steps: got 0, expected at least 1"),
         ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
         (
             "evaluate",
