@@ -10,6 +10,7 @@ import pytest
 from dovetail_scheduler.evaluation import Episodes, EpisodeStart, EpisodeTruth, run_episodes
 from dovetail_scheduler.journal import Journal, SkillOutcome
 from dovetail_scheduler.recipe import FOLDER, RecipeError, load_recipe
+from dovetail_scheduler.summary import progress_lines
 from dovetail_scheduler.tree import Assembly
 from py_trees.behaviour import Behaviour
 from py_trees.common import Status
@@ -242,3 +243,11 @@ def test_bad_recipe(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, OBJECTS)
     assert message in str(caught.value)
+
+
+def test_what_a_person_reads_is_as_wide_as_a_terminal_beside_the_prefix_of_launch() -> None:
+    text = "insert_peg square_peg, socket_a TIMEOUT: after 15 s not true: seated(part, socket)"
+    lines = progress_lines(19.84, text)
+    assert lines[0].startswith("  19.8 s  insert_peg") and all(len(line) <= 66 for line in lines)
+    assert " ".join(line.strip() for line in lines) == f"19.8 s  {text}"
+    assert all(line.startswith(" " * 10) for line in lines[1:])

@@ -21,7 +21,13 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
-from dovetail_scheduler.summary import bundle_facts, context, skill_bundle, summary
+from dovetail_scheduler.summary import (
+    bundle_facts,
+    context,
+    progress_lines,
+    skill_bundle,
+    summary,
+)
 
 INTERRUPTED = 130
 
@@ -114,7 +120,8 @@ class OperatorNode(Node):
         self._executor.spin_once(timeout_sec=POLL_S)
 
     def _say(self, text: str) -> None:
-        print(f"{time.monotonic() - self._started_s:6.1f} s  {text}", flush=True)
+        for line in progress_lines(time.monotonic() - self._started_s, text):
+            print(line, flush=True)
 
     def _on_feedback(self, message: Any) -> None:
         self._say(message.feedback.text)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from policies.skills.registry import load_skills
 ROOT = Path(hardware_configs.__file__).resolve().parents[1]
 PACKAGES = ("mujoco", "numpy", "onnxruntime", "py-trees")
 WIDTH = 66
+INDENT = " " * 10
 # Task of the skill that products are assembled with.
 ASSEMBLED_BY = "peg_insert"
 
@@ -35,6 +37,12 @@ def context() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "unknown"),
         "discovery_range": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "unknown"),
     }
+
+
+def progress_lines(after_s: float, text: str) -> list[str]:
+    """What happened so long after the start, with the time before it, wrapped to the width."""
+    time = f"{after_s:6.1f} s  "
+    return textwrap.wrap(text, WIDTH, initial_indent=time, subsequent_indent=INDENT)
 
 
 def skill_bundle(task: str) -> str:
@@ -92,7 +100,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     if report["parts_refed"]:
         lines.append(f"feeder    {report['parts_refed']} parts fed anew")
     lines.append("-" * WIDTH)
-    return lines
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent=INDENT)]
 
 
 def _policy_lines(report: dict[str, Any]) -> list[str]:
