@@ -35,11 +35,11 @@ class ScrewGains(Gains):
     step_rad: float = 0.18
     fit_tolerance_rad: float = 0.2
     step_in_hole_m: float = 0.006
-    let_go_height_m: float = 0.0003
+    let_go_height_m: float = 0.0004
     leave_height_m: float = 0.0007
     press_m: float = 0.0006
     stroke_lead_rad: float = 0.25
-    end_lead_rad: float = 0.12
+    end_lead_rad: float = 0.08
     regrasp_tolerance_rad: float = 0.08
 
 
@@ -71,13 +71,14 @@ class LegScrewExpert(FitPartExpert):
         """Actions of a tool at a leg whose tip is at the thread."""
         g, width = self.gains, self.kind.part_width_m
         closing = s.gripper_target < CLOSING_WIDTH_M
-        gripped = closing & (np.abs(s.gripper_width - width) < 0.0015)
+        # Turned against the thread's end, the grip spreads the fingers a little.
+        gripped = closing & (s.gripper_width < width + 0.0045)
         clear = ~closing & (s.gripper_width > CLEAR_WIDTH_M)
         seated = height < np.where(closing, g.let_go_height_m, g.leave_height_m)
 
         stroke = screw_yaw(s) - STROKE_END_RAD
         left = height / THREAD.travel_per_rad_m
-        forward = -np.minimum(stroke + g.stroke_lead_rad, left + g.end_lead_rad)
+        forward = -np.minimum(stroke + g.stroke_lead_rad, 0.7 * left + g.end_lead_rad)
         back = regrasp_yaw(s)
         misfit = np.max(
             [
@@ -87,17 +88,17 @@ class LegScrewExpert(FitPartExpert):
             ],
             axis=0,
         )
-        over = gripped & ((stroke < 0.0) | seated)
+        missed = closing & (s.gripper_width < width - 0.0015)
+        over = (gripped & ((stroke < 0.0) | seated)) | missed
         turning = gripped & ~over
         returning = clear & ~seated
-        missed = closing & (s.gripper_width < width - 0.0015)
 
         yaw = np.where(turning, forward, np.where(returning, back, 0.0))
         moving = turning | returning
         goal = np.where(moving[:, None], s.tool_position + to_grasp, s.target_position)
         goal[:, 2] -= np.where(turning, g.press_m, 0.0)
         goal[:, 2] += np.where(clear & seated, 0.03, 0.0)
-        close = (closing & ~over & ~missed) | (returning & (misfit < 1.0))
+        close = (closing & ~over) | (returning & (misfit < 1.0))
         opening = np.where(close, motion.CLOSED_WIDTH_M, REGRASP_WIDTH_M)
         down = np.full(len(height), g.step_at_rim_m)
         return motion.action(s, np.asarray(goal), yaw, opening, down, g)
