@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.features import Signals, grasp_point, regrasp_yaw, screw_yaw
+from policies.features import Signals, grasp_point, grasp_yaw, regrasp_yaw, screw_yaw
 from sim.experts import motion
 from sim.experts.fit_part import FitPartExpert, Gains
 from sim.fixtures.leg import KIND, THREAD
@@ -41,6 +41,8 @@ class ScrewGains(Gains):
     stroke_lead_rad: float = 0.25
     end_lead_rad: float = 0.08
     regrasp_tolerance_rad: float = 0.08
+    crooked_rad: float = 0.2
+    leaning_rad: float = 0.045
 
 
 class LegScrewExpert(FitPartExpert):
@@ -71,8 +73,7 @@ class LegScrewExpert(FitPartExpert):
         """Actions of a tool at a leg whose tip is at the thread."""
         g, width = self.gains, self.kind.part_width_m
         closing = s.gripper_target < CLOSING_WIDTH_M
-        # Turned against the thread's end, the grip spreads the fingers a little.
-        gripped = closing & (s.gripper_width < width + 0.0045)
+        gripped = closing & (s.gripper_width < width + 0.0025)
         clear = ~closing & (s.gripper_width > CLEAR_WIDTH_M)
         seated = height < np.where(closing, g.let_go_height_m, g.leave_height_m)
 
@@ -88,7 +89,10 @@ class LegScrewExpert(FitPartExpert):
             ],
             axis=0,
         )
-        missed = closing & (s.gripper_width < width - 0.0015)
+        # Closed beside the grip, on its corners, or on a leg that leans: let go, it stands upright.
+        leans = np.hypot(s.part_rotation[:, 0, 2], s.part_rotation[:, 1, 2]) > g.leaning_rad
+        crooked = leans | (np.abs(grasp_yaw(s)) > g.crooked_rad)
+        missed = closing & (crooked | (s.gripper_width < width - 0.0015))
         over = (gripped & ((stroke < 0.0) | seated)) | missed
         turning = gripped & ~over
         returning = clear & ~seated
