@@ -137,7 +137,7 @@ def test_it_engages_at_each_of_four_starts_and_touches_no_part_of_the_leg(start:
         ({"phase_rad": np.deg2rad(45.0)}, -0.5),
         ({"phase_rad": np.deg2rad(-2.0)}, -0.5),
         ({"gap_m": 0.0004}, -0.5),
-        ({"gap_m": 0.0002}, -0.5),
+        ({"gap_m": 0.00025}, -0.5),
         ({"offset_m": 0.001}, -0.5),
         ({"tilt_rad": np.deg2rad(2.0)}, -0.5),
         ({}, 0.5),
@@ -176,7 +176,7 @@ def test_turned_across_a_start_it_engages_without_a_jump() -> None:
         places.append(bench.data.qpos[bench.at : bench.at + 2].copy())
         bench.tick(-0.16)
         speeds.append(velocity.copy())
-    assert np.ptp(off_helix) < 1e-4
+    assert np.ptp(off_helix) < 2e-4
     assert np.ptp(places, axis=0).max() < 2e-4
     # The tip hops on the thread's start while it turns: it may be falling for a physics step.
     assert np.abs(np.diff(speeds, axis=0)).max() < 1.1 * 9.81 * cell.TIMESTEP_S
@@ -200,7 +200,7 @@ def test_pushing_and_pulling_do_not_move_it_in_the_thread(push_n: float) -> None
     assert 0.002 < before[1] < TRAVEL_M - 0.0005
     path = bench.follow(0.0, 100, push_n)
     assert np.abs(path[:, 0]).max() < np.deg2rad(1.0)
-    assert np.abs(path[:, 1] - before[1]).max() < 1e-4
+    assert np.abs(path[:, 1] - before[1]).max() < 2e-5
 
 
 def test_unscrewed_it_comes_free() -> None:
