@@ -32,7 +32,7 @@ ENDING = {"sigterm_timeout": "1.5", "sigkill_timeout": "2.0"}
 ARGUMENTS = (
     ("robot", "panda", "hardware config: a name from hardware_configs or a path"),
     ("driver", "mujoco", "driver of that config"),
-    ("task", "assemble", "assemble (products), or peg_insert or nut_on_post (episodes)"),
+    ("task", "assemble", "assemble (products), or peg_insert, nut_on_post or leg_screw (episodes)"),
     ("products", "3", "products to assemble"),
     ("seed", "0", "seed of the run"),
     ("episodes", "30", "episodes to evaluate"),

@@ -9,7 +9,7 @@ cell it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ POLICY_HZ = 10.0
 # Beyond this distance a fine field saturates; below, it resolves tenths of millimetres.
 FINE_RANGE_M = 0.008
 FINE_RANGE_RAD = 0.04
+FINE_HEIGHT_M = 0.0015
+# A screw is turned forward, clockwise from above, through a quarter turn that ends about where the
+# tool's yaw is the socket's, and is grasped anew where the tool's yaw is nearest to this.
+REGRASP_RAD = np.deg2rad(80.0)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,24 @@ def fit_yaw(signals: Signals) -> Array:
     return yaw_between(signals.socket_rotation, signals.part_rotation, signals.symmetry)
 
 
+def screw_yaw(signals: Signals) -> Array:
+    """Turn about the base's z axis from the socket to the tool, (N,), in (-pi, pi].
+
+    Of the turns by which the part fits the socket alike, the socket's is the one nearest to the
+    base's own yaw: so the tool stays where the wrist reaches.
+    """
+    still = np.broadcast_to(np.eye(3), signals.socket_rotation.shape)
+    socket = yaw_between(signals.socket_rotation, still, signals.symmetry)
+    tool = yaw_between(signals.tool_rotation, still, np.ones_like(signals.symmetry))
+    return wrap_symmetric(tool - socket, np.ones_like(signals.symmetry))
+
+
+def regrasp_yaw(signals: Signals) -> Array:
+    """Turn (N,) from the tool to where it is to hold a screw for its next quarter turn."""
+    way = REGRASP_RAD - screw_yaw(signals)
+    return np.asarray(way + wrap_symmetric(grasp_yaw(signals) - way, signals.grasp_symmetry))
+
+
 def _in_tool(signals: Signals, vector: Array) -> Array:
     return np.asarray(np.einsum("bji,bj->bi", signals.tool_rotation, vector))
 
@@ -172,6 +194,11 @@ def _fine_yaw(s: Signals) -> Array:
     return np.tanh(np.stack([grasp_yaw(s), fit_yaw(s)], axis=1) / FINE_RANGE_RAD)
 
 
+def _screw(s: Signals) -> Array:
+    height = (s.part_position - s.socket_position)[:, 2]
+    return np.stack([screw_yaw(s), regrasp_yaw(s), np.tanh(height / FINE_HEIGHT_M)], axis=1)
+
+
 _XYZ = ("x", "y", "z")
 _FINE = ("fine_x", "fine_y", "fine_z")
 _FEATURES: dict[str, tuple[Field, Callable[[Signals], Array]]] = {
@@ -201,6 +228,7 @@ _FEATURES: dict[str, tuple[Field, Callable[[Signals], Array]]] = {
         ),
         (Field("goal.fine_yaw", (2,), "1", "base", ("part_in_tool", "socket_in_part")), _fine_yaw),
         (Field("goal.socket", (7,), "m,1,rad", "tool", (*_XYZ, *_FINE, "yaw")), _part_to_socket),
+        (Field("goal.screw", (3,), "rad,1", "base", ("turn", "regrasp", "fine_height")), _screw),
     )
 }
 ACTION = Field(
@@ -218,6 +246,8 @@ INSERTION_SPEC = Spec(
     action=(ACTION,),
     rate_hz=POLICY_HZ,
 )
+# A screw is turned and grasped anew: where the wrist stands and how far there is to go matter too.
+SCREW_SPEC = replace(INSERTION_SPEC, goal=(*INSERTION_SPEC.goal, _FEATURES["goal.screw"][0]))
 
 
 def observe(spec: Spec, signals: Signals) -> dict[str, NDArray[np.float32]]:

@@ -3,7 +3,8 @@
 Frames: the robot's base frame is the world frame, the table top is z = 0. A part's frame is at its
 bottom centre, a socket's at the centre of the hole's floor or the post's foot, both with z up. The
 base is a mocap body: fixed while the robot works, moved only when the cell is laid out anew.
-Nothing snaps and nothing is welded; a part goes in because it fits.
+Nothing snaps; a part goes in because it fits, and into a thread because it is turned: see
+sim.fixtures.thread.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def build_spec(
     _base(spec, fixture, clearance_m)
     for name in fixture.parts:
         _part(spec, fixture, name)
+    fixture.couple(spec)
     _cameras(spec, config)
     return spec
 
@@ -179,7 +181,7 @@ def _part(spec: mujoco.MjSpec, fixture: Fixture, name: str) -> None:
     for label, data, reduce in _CONTACT_SENSORS:
         sensor = spec.add_sensor(name=f"{name}_{label}", type=mujoco.mjtSensor.mjSENS_CONTACT)
         sensor.objtype, sensor.objname = mujoco.mjtObj.mjOBJ_BODY, name
-        sensor.reftype, sensor.refname = mujoco.mjtObj.mjOBJ_BODY, "base"
+        sensor.reftype, sensor.refname = mujoco.mjtObj.mjOBJ_XBODY, "base"
         sensor.intprm = [1 << int(data), reduce, 1]
 
 

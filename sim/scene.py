@@ -19,7 +19,6 @@ from sim.layout import Layout
 Array = NDArray[np.float64]
 Pose = tuple[Array, Array]
 
-SEATED_HEIGHT_M = 0.0015
 SEATED_TILT_RAD = np.deg2rad(2.0)
 RELEASED_MARGIN_M = 0.004
 
@@ -31,11 +30,15 @@ class Scene:
         model: from cell.build.
         config: the robot in it.
         fixture: the base and parts in it.
+
+    Attributes:
+        mechanism: what happens in the fixture besides contact.
     """
 
     def __init__(self, model: mujoco.MjModel, config: HardwareConfig, fixture: Fixture) -> None:
         self.model = model
         self.fixture = fixture
+        self.mechanism = fixture.mechanism(model)
         self.arm_qpos = np.array([model.joint(j.name).qposadr[0] for j in config.joints])
         self.arm_qvel = np.array([model.joint(j.name).dofadr[0] for j in config.joints])
         self.arm_ctrl = np.array([model.actuator(j.name).id for j in config.joints])
@@ -85,15 +88,15 @@ class Scene:
         qpos[..., self.finger_qpos] = width_m / 2
 
 
-def seated(part: Pose, socket: Pose) -> NDArray[np.bool_]:
-    """Whether a part stands at the bottom of a socket, (N,), measured from true poses.
+def seated(part: Pose, socket: Pose, height_m: float) -> NDArray[np.bool_]:
+    """Whether a part stands within `height_m` of a socket's bottom, (N,), from true poses.
 
     The lateral bound only tells the sockets apart: the walls hold the part within the clearance.
     """
     offset = np.einsum("bji,bj->bi", socket[1], part[0] - socket[0])
     cosine = np.einsum("bi,bi->b", part[1][:, :, 2], socket[1][:, :, 2])
     return np.asarray(
-        (np.abs(offset[:, 2]) < SEATED_HEIGHT_M)
+        (np.abs(offset[:, 2]) < height_m)
         & (np.linalg.norm(offset[:, :2], axis=-1) < cell.CLEARANCE_MAX_M)
         & (cosine > np.cos(SEATED_TILT_RAD))
     )

@@ -44,7 +44,7 @@ class Args:
     # What to demonstrate
     out: Path
     """File to write (.npz)."""
-    task: Literal["peg_insert", "nut_on_post"] = "peg_insert"
+    task: Literal["peg_insert", "nut_on_post", "leg_screw"] = "peg_insert"
     """Task of the cell."""
     level: tuple[Literal["low", "med", "high"], ...] = ("med",)
     """Levels of randomisation, dealt out over the episodes in turn: `low med med` is one third

@@ -34,6 +34,8 @@ class Gains(motion.Speeds):
     fit_tolerance_m: float = 0.0004
     fit_tolerance_rad: float = 0.012
     settled_m_s: float = 0.06
+    let_go_height_m: float = 0.0012
+    leave_height_m: float = 0.0025
 
 
 class FitPartExpert:
@@ -42,7 +44,12 @@ class FitPartExpert:
     Args:
         kind: what is fitted, for its width and the depth it goes in.
         gains: speeds and tolerances.
+
+    Attributes:
+        rest_height_m: how far over the socket's origin pushing the part in ends.
     """
+
+    rest_height_m = 0.0
 
     def __init__(self, kind: Kind, gains: Gains | None = None) -> None:
         self.kind = kind
@@ -54,7 +61,7 @@ class FitPartExpert:
         to_socket = s.socket_position - s.part_position
         height = -to_socket[:, 2]
         off_axis = np.linalg.norm(to_socket[:, :2], axis=-1)
-        in_socket = (height < 0.0025) & (off_axis < 0.003)
+        in_socket = (height < g.leave_height_m) & (off_axis < 0.003)
         to_grasp = grasp_point(s) - s.tool_position
         near = (np.linalg.norm(to_grasp[:, :2], axis=-1) < 0.008) & (np.abs(to_grasp[:, 2]) < 0.012)
         closing = (s.gripper_target < motion.BEGUN_WIDTH_M) & near
@@ -63,7 +70,7 @@ class FitPartExpert:
         carry_goal, carry_yaw = self._carry(s, to_socket, height, off_axis)
 
         leave = in_socket & ~held
-        done = held & (height < 0.0012) & (off_axis < 0.003)
+        done = held & (height < g.let_go_height_m) & (off_axis < 0.003)
         goal = np.where(held[:, None], carry_goal, fetch_goal)
         yaw = np.where(held, carry_yaw, fetch_yaw)
         still = leave | done | (closing & ~held)
@@ -105,7 +112,7 @@ class FitPartExpert:
     ) -> tuple[Array, Array]:
         """Goal and turn to bring the held part over the socket and down into it."""
         g, depth_m = self.gains, self.kind.hole_depth_m
-        yaw = fit_yaw(s)
+        yaw = self._fit_yaw(s)
         inside = (height < depth_m - 0.001) & (off_axis < 0.003)
         # Another part may stand in the next socket: pass over its top.
         above = depth_m + 0.005 + np.clip(1.6 * (off_axis - 0.003), 0.0, 0.06)
@@ -113,9 +120,13 @@ class FitPartExpert:
         # waits for ever.
         misfit = np.maximum(off_axis / g.fit_tolerance_m, np.abs(yaw) / g.fit_tolerance_rad)
         above = above - 0.009 * np.clip(1.5 - misfit, 0.0, 1.0)
-        above = np.where(inside, -0.001, above)
+        above = np.where(inside, self.rest_height_m - 0.001, above)
         # A part held beside its axis swings as the tool turns.
         return motion.funnel(s.tool_position, to_socket - self._swing(s, yaw), above, height), yaw
+
+    def _fit_yaw(self, s: Signals) -> Array:
+        """Turn (N,) still to make with the held part before it goes in."""
+        return fit_yaw(s)
 
     def _swing(self, s: Signals, yaw: Array) -> Array:
         """How far the held part will move, (N, 3), while the tool turns by `yaw`."""

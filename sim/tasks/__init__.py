@@ -8,18 +8,20 @@ from typing import Any
 from hardware_configs import HardwareConfig
 
 # Tasks that fit one part into another, and the gap a side when none is asked for.
-CLEARANCE_MM = {"peg_insert": 0.5, "nut_on_post": 0.5}
+CLEARANCE_MM = {"peg_insert": 0.5, "nut_on_post": 0.5, "leg_screw": 0.5}
 
 # Imported when asked for: a task may need a simulator that is not installed everywhere.
 TASKS = {
     "peg_insert": "sim.tasks.peg_insert.PegInsertBatch",
     "nut_on_post": "sim.tasks.nut_on_post.NutOnPostBatch",
+    "leg_screw": "sim.tasks.leg_screw.LegScrewBatch",
     "play_parts": "sim.tasks.play_parts.PlayPartsBatch",
     "block_push": "sim.bullet.block_push.BlockPushBatch",
 }
 EXPERTS = {
     "peg_insert": "sim.experts.peg_insert.PegInsertExpert",
     "nut_on_post": "sim.experts.nut_on_post.NutOnPostExpert",
+    "leg_screw": "sim.experts.leg_screw.LegScrewExpert",
 }
 # Who plays in the tasks that have goals, for training.collect_play.
 PLAY_TASKS = {
@@ -30,12 +32,19 @@ PLAY_TASKS = {
 USUAL_LEVELS = {
     "peg_insert": "med",
     "nut_on_post": "low",
+    "leg_screw": "low",
     "play_parts": "low",
     "block_push": "med",
 }
 # Policy steps between an observation and the first use of its chunk. A robot moves on while the
 # policy infers; the table of the published benchmark waits, and so do the papers' evaluations.
-LATENCY_STEPS = {"peg_insert": 1, "nut_on_post": 1, "play_parts": 1, "block_push": 0}
+LATENCY_STEPS = {
+    "peg_insert": 1,
+    "nut_on_post": 1,
+    "leg_screw": 1,
+    "play_parts": 1,
+    "block_push": 0,
+}
 
 
 def make(

@@ -19,7 +19,7 @@ from policies.control import Controller, so3
 from policies.features import Signals, read_signals
 from policies.spec import Spec
 from sim import layout, scene
-from sim.fixtures.fixture import Fixture
+from sim.fixtures.fixture import CellState, Fixture
 from sim.robots import panda
 
 Array = NDArray[np.float64]
@@ -83,6 +83,13 @@ class CellBatch:
             self.batch.bind("mocap_quat"),
         )
         self._sensors = self.batch.bind("sensordata")
+        self._state = CellState(
+            self._qpos,
+            self._qvel,
+            self._mocap_pos,
+            self._mocap_quat,
+            self.batch.bind("eq_active"),
+        )
         self._rngs = [np.random.default_rng(0)] * num_envs
         self.steps = np.zeros(num_envs, dtype=int)
         self._readings: list[scene.Pose] = []
@@ -134,6 +141,7 @@ class CellBatch:
             self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
             self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
             self.batch.step(nstep=self._substeps)
+            scn.mechanism.update(self._state)
             self._after_tick(tick)
         self.steps += 1
         self._read(np.arange(self.num_envs))

@@ -128,7 +128,8 @@ class FitPartBatch(CellBatch):
         """Whether the part stands in its socket and the fingers have let go, from true poses."""
         part, socket = self.true_poses()
         width = self.scene.gripper_width(self._qpos)
-        return scene.seated(part, socket) & scene.released(width, self.part_width_m)
+        seated = scene.seated(part, socket, self.scene.fixture.seated_height_m)
+        return seated & scene.released(width, self.part_width_m)
 
     def true_poses(self) -> tuple[scene.Pose, scene.Pose]:
         """Poses of the part and of the socket of each simulation, without noise."""

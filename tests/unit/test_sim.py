@@ -7,7 +7,8 @@ import pytest
 from hardware_configs import load
 from policies.control import Chain
 from sim import cell, layout, scene
-from sim.fixtures.pegs import HOLE_DEPTH_M, PART_WIDTH_M, ROUND_SEGMENTS, PegFixture
+from sim.fixtures.fixture import RING_WALLS
+from sim.fixtures.pegs import HOLE_DEPTH_M, PART_WIDTH_M, PegFixture
 from sim.robots import panda
 from sim.tasks import make, make_expert
 
@@ -82,7 +83,7 @@ def test_holes_are_as_wide_as_asked():
     left, right = model.geom("socket_a_left"), model.geom("socket_a_right")
     width = (right.pos[0] - right.size[0]) - (left.pos[0] + left.size[0])
     assert width == pytest.approx(PART_WIDTH_M + 2 * clearance)
-    ring = [model.geom(f"socket_b_wall{i}") for i in range(ROUND_SEGMENTS)]
+    ring = [model.geom(f"socket_b_wall{i}") for i in range(RING_WALLS)]
     inner = [np.linalg.norm(g.pos[:2]) - g.size[0] for g in ring]
     assert inner == pytest.approx([PART_WIDTH_M / 2 + clearance] * len(ring))
 

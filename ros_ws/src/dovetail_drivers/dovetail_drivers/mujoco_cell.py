@@ -20,6 +20,7 @@ from hardware_configs import HardwareConfig
 from policies.control import so3
 from policies.control.safety_filter import SafetyFilter
 from sim import layout, scene, tasks
+from sim.fixtures.fixture import CellState
 from sim.robots import panda
 from sim.tasks.cell_batch import START_WIDTH_M
 from sim.tasks.fit_part import FitPartBatch
@@ -120,7 +121,9 @@ class MujocoCell:
         trained_in = self._episode(self._first_level)
         self._model, self._scene = trained_in.model, trained_in.scene
         self._fixture = self._scene.fixture
-        self._data = mujoco.MjData(self._model)
+        self._data = data = mujoco.MjData(self._model)
+        live = (data.qpos, data.qvel, data.mocap_pos, data.mocap_quat, data.eq_active)
+        self._state = CellState(*(array[None] for array in live))
         self._substeps = round(self._dt_s / self._model.opt.timestep)
         self._stand(np.array(self.config.home_rad))
         self._load(layout.sample(self.level, np.random.default_rng([self._seed, 0]), self._fixture))
@@ -209,6 +212,7 @@ class MujocoCell:
         self._data.ctrl[self._scene.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
         self._data.ctrl[self._scene.gripper_ctrl] = command.gripper_width_m
         mujoco.mj_step(self._model, self._data, self._substeps)
+        self._scene.mechanism.update(self._state)
         self._measure_contact()
 
     def load_product(self, seed: int, index: int, level: str) -> None:
@@ -281,6 +285,7 @@ class MujocoCell:
         seated = scene.seated(
             scn.part_pose(part, qpos),
             scn.socket_pose(socket, data.mocap_pos[None], data.mocap_quat[None]),
+            self._fixture.seated_height_m,
         )
         released = scene.released(scn.gripper_width(qpos), self._fixture.parts[part].part_width_m)
         depths = self._penetrations_m[part]
@@ -327,6 +332,7 @@ class MujocoCell:
         for name in names:
             start = self._scene.part_qvel[name]
             self._data.qvel[start : start + 6] = 0.0
+        self._scene.mechanism.reset(self._state)
         mujoco.mj_forward(self._model, self._data)
 
     def _forget_contact(self) -> None:
