@@ -13,6 +13,8 @@ from types import MappingProxyType
 from hardware_configs.strict import Node, read_yaml
 
 OBJECTS_FILE = Path(__file__).parent / "objects.yaml"
+# Of a kind whose entry does not say.
+SEATED_HEIGHT_M = 0.0015
 NAME = r"[a-z][a-z0-9_]*"
 
 
@@ -32,6 +34,7 @@ class Kind:
         hole_depth_m: from a socket's rim down to its floor, or from a post's top to its foot.
         grasp_offset_m: where the tool holds the part, xyz in the part's frame.
         grasp_symmetry: turns about z by which the tool holds the part alike; 0 means any angle.
+        seated_height_m: a part no further than this from where its socket ends is all the way in.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Kind:
     hole_depth_m: float
     grasp_offset_m: tuple[float, ...]
     grasp_symmetry: int
+    seated_height_m: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ def load_objects(path: Path = OBJECTS_FILE) -> Objects:
             grasp_symmetry=node.whole("grasp_symmetry", 0)
             if node.has("grasp_symmetry")
             else symmetry,
+            seated_height_m=node.number("seated_height_m", above=0)
+            if node.has("seated_height_m")
+            else SEATED_HEIGHT_M,
         )
         node.finish()
     objects = Objects(

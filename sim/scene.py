@@ -88,7 +88,7 @@ class Scene:
         qpos[..., self.finger_qpos] = width_m / 2
 
 
-def seated(part: Pose, socket: Pose, height_m: float) -> NDArray[np.bool_]:
+def seated(part: Pose, socket: Pose, height_m: Array | float) -> NDArray[np.bool_]:
     """Whether a part stands within `height_m` of a socket's bottom, (N,), from true poses.
 
     The lateral bound only tells the sockets apart: the walls hold the part within the clearance.

@@ -15,7 +15,8 @@ import numpy as np
 from policies.skills.world import FloatArray, Pose, World
 
 SEATED_LATERAL_M = 0.002
-SEATED_HEIGHT_M = 0.003
+# Perceived poses are noisy: they may be off by as much as a part may be from its seat.
+SEATED_SLACK = 2.0
 SEATED_TILT_RAD = math.radians(3.0)
 UPRIGHT_TILT_RAD = math.radians(5.0)
 ON_TABLE_M = 0.005
@@ -64,9 +65,10 @@ def seated(world: World, part: str, socket: str) -> bool:
     x_m, y_m, z_m = _in_socket(world, part, socket)
     axes = world.parts[part].rotation[:, 2], world.sockets[socket].rotation[:, 2]
     tilt_rad = np.arccos(np.clip(np.dot(*axes), -1.0, 1.0))
+    height_m = SEATED_SLACK * world.objects.parts[part].seated_height_m
     return bool(
         np.hypot(x_m, y_m) < SEATED_LATERAL_M
-        and abs(z_m) < SEATED_HEIGHT_M
+        and abs(z_m) < height_m
         and tilt_rad < SEATED_TILT_RAD
     )
 

@@ -38,6 +38,7 @@ class FitPartBatch(CellBatch):
         part, socket: names of what is to be fitted, and where (N,).
         symmetry, grasp_offset_m, grasp_symmetry: see Signals.
         part_width_m: width of the part between the fingers, (N,).
+        seated_height_m: how far from its seat the part counts as seated, (N,).
     """
 
     spec = INSERTION_SPEC
@@ -62,7 +63,7 @@ class FitPartBatch(CellBatch):
         self.symmetry = np.zeros(num_envs, dtype=int)
         self.grasp_offset_m = np.zeros((num_envs, 3))
         self.grasp_symmetry = np.zeros(num_envs, dtype=int)
-        self.part_width_m = np.zeros(num_envs)
+        self.part_width_m, self.seated_height_m = np.zeros(num_envs), np.zeros(num_envs)
         self._penetration, self._force = np.empty((num_envs, 0)), np.empty((num_envs, 0))
         self._filter = PoseFilter(num_envs)
 
@@ -89,7 +90,7 @@ class FitPartBatch(CellBatch):
     @property
     def rows(self) -> list[NDArray[Any]]:
         """See CellBatch."""
-        asked = [self.part, self.socket, self.symmetry, self.part_width_m]
+        asked = [self.part, self.socket, self.symmetry, self.part_width_m, self.seated_height_m]
         grasp = [self.grasp_offset_m, self.grasp_symmetry]
         return [*super().rows, *asked, *grasp, *self._filter.rows]
 
@@ -103,7 +104,7 @@ class FitPartBatch(CellBatch):
         self.part[i], self.socket[i] = part, socket
         self.symmetry[i], self.grasp_symmetry[i] = kind.symmetry, kind.grasp_symmetry
         self.grasp_offset_m[i] = kind.grasp_offset_m
-        self.part_width_m[i] = kind.part_width_m
+        self.part_width_m[i], self.seated_height_m[i] = kind.part_width_m, kind.seated_height_m
 
     def _start_step(self) -> None:
         ticks = self.controller.ticks_per_step
@@ -128,7 +129,7 @@ class FitPartBatch(CellBatch):
         """Whether the part stands in its socket and the fingers have let go, from true poses."""
         part, socket = self.true_poses()
         width = self.scene.gripper_width(self._qpos)
-        seated = scene.seated(part, socket, self.scene.fixture.seated_height_m)
+        seated = scene.seated(part, socket, self.seated_height_m)
         return seated & scene.released(width, self.part_width_m)
 
     def true_poses(self) -> tuple[scene.Pose, scene.Pose]:

@@ -285,7 +285,7 @@ class MujocoCell:
         seated = scene.seated(
             scn.part_pose(part, qpos),
             scn.socket_pose(socket, data.mocap_pos[None], data.mocap_quat[None]),
-            self._fixture.seated_height_m,
+            self._fixture.parts[part].seated_height_m,
         )
         released = scene.released(scn.gripper_width(qpos), self._fixture.parts[part].part_width_m)
         depths = self._penetrations_m[part]
