@@ -67,9 +67,7 @@ def seated(world: World, part: str, socket: str) -> bool:
     tilt_rad = np.arccos(np.clip(np.dot(*axes), -1.0, 1.0))
     height_m = SEATED_SLACK * world.objects.parts[part].seated_height_m
     return bool(
-        np.hypot(x_m, y_m) < SEATED_LATERAL_M
-        and abs(z_m) < height_m
-        and tilt_rad < SEATED_TILT_RAD
+        np.hypot(x_m, y_m) < SEATED_LATERAL_M and abs(z_m) < height_m and tilt_rad < SEATED_TILT_RAD
     )
 
 
