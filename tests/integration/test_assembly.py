@@ -48,13 +48,18 @@ def test_one_product(launch: Callable[..., Launch], tmp_path: Path) -> None:
     assert "1 of 1 products finished" in run.text
 
 
-def test_one_evaluation_episode(launch: Callable[..., Launch], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "skill"), [("peg_insert", "insert_peg"), ("nut_on_post", "place_nut")]
+)
+def test_one_evaluation_episode(
+    launch: Callable[..., Launch], tmp_path: Path, task: str, skill: str
+) -> None:
     path = tmp_path / "report.json"
-    run = launch("task:=peg_insert", "episodes:=1", "seed0:=3", "level:=low", f"report:={path}")
+    run = launch(f"task:={task}", "episodes:=1", "seed0:=3", "level:=low", f"report:={path}")
     code = run.wait(120.0)
     report = json.loads(path.read_text())
     (episode,) = report["episodes"]
     assert episode["seed"] == 3
     assert (code == 0) == episode["success"] == report["success"]
     assert 0.0 < episode["seconds"] < 11.0
-    assert set(report["skills"]) == {"insert_peg"}
+    assert set(report["skills"]) == {skill}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from policies.bundle import load_bundle
 from policies.objects import load_objects
 from policies.skills import ErrorCode, Pose, SkillError, World, load_skill, load_skills
 from policies.skills.registry import FOLDER
+from sim import tasks
 
 OBJECTS = load_objects()
 SKILLS = load_skills()
@@ -31,15 +34,32 @@ ON_TABLE, IN_SOCKET = Pose((0.4, -0.2, 0.0)), Pose((0.5, 0.2, 0.01))
 INSERT = {"part": "square_peg", "socket": "socket_a"}
 
 
+LEARNED = {"insert_peg": "peg_insert", "place_nut": "nut_on_post"}
+
+
 def test_shipped_skills_load() -> None:
-    assert set(SKILLS) == {"insert_peg", "go_home", "recover", "load_product", "feed_part"}
-    assert {name for name, skill in SKILLS.items() if skill.kind == "learned"} == {"insert_peg"}
+    assert set(SKILLS) == {*LEARNED, "go_home", "recover", "load_product", "feed_part"}
     insert = SKILLS["insert_peg"]
-    assert (insert.bundle, insert.task, insert.controller) == ("peg_beso", "peg_insert", "")
+    assert (insert.bundle, insert.controller) == ("peg_beso", "")
     assert (insert.timeout_s, insert.retries) == (15.0, 3)
     assert ErrorCode.PART_TOPPLED in insert.error_codes
     for skill in SKILLS.values():
         assert (skill.controller == "") == (skill.kind == "learned")
+
+
+def test_each_learned_skill_has_the_bundle_and_the_parameters_of_its_task() -> None:
+    learned = {name: skill.task for name, skill in SKILLS.items() if skill.kind == "learned"}
+    assert learned == LEARNED
+    for name, task in learned.items():
+        env = tasks.make(task, 1, nthread=1)
+        bundle = load_bundle(SKILLS[name].bundle, hardware_hash=env.hardware_hash)
+        assert (bundle.manifest.task, bundle.spec) == (task, env.spec)
+        env.reset(np.array([3]))
+        arguments = {"part": str(env.part[0]), "socket": str(env.socket[0])}
+        arguments |= {key: str(value) for key, value in env.skill_parameters(0).items()}
+        assert set(SKILLS[name].read_arguments(arguments, OBJECTS)) == set(arguments)
+        # The robot gets no less time than an episode has.
+        assert SKILLS[name].timeout_s >= env.max_steps / env.spec.rate_hz
 
 
 def test_insertion_before_and_after() -> None:
