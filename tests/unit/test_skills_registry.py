@@ -40,7 +40,7 @@ LEARNED = {"insert_peg": "peg_insert", "place_nut": "nut_on_post"}
 def test_shipped_skills_load() -> None:
     assert set(SKILLS) == {*LEARNED, "go_home", "recover", "load_product", "feed_part"}
     insert = SKILLS["insert_peg"]
-    assert (insert.bundle, insert.controller) == ("peg_beso", "")
+    assert (insert.bundle, insert.controller) == ("peg_resip", "")
     assert (insert.timeout_s, insert.retries) == (15.0, 3)
     assert ErrorCode.PART_TOPPLED in insert.error_codes
     for skill in SKILLS.values():
