@@ -28,28 +28,37 @@ FIRST_SEED, LAST_SEED = 100_000_000, 2**31 - 1
 
 @dataclass(frozen=True)
 class Setting:
-    """One kind of episodes: a randomisation level at a gap a side in mm."""
+    """One kind of episodes: a randomisation level at a gap a side in mm.
+
+    Attributes:
+        level: low, med or high.
+        clearance_mm: gap a side between part and socket.
+        force_limit_n: force limit of these episodes alone, see ResidualEnv; that of all where None.
+    """
 
     level: str
     clearance_mm: float
+    force_limit_n: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Setting:
-        """Reads `med:0.5`.
+        """Reads `med:0.5`, or `med:0.5:45` with a force limit.
 
         Raises:
-            ValueError: the text is not a level and a clearance.
+            ValueError: the text is not a level, a clearance and perhaps a force.
         """
-        level, _, clearance = text.partition(":")
+        level, *numbers = text.split(":")
         try:
-            return cls(level, float(clearance))
-        except ValueError:
+            clearance_mm, *force = map(float, numbers)
+            return cls(level, clearance_mm, *force)
+        except (TypeError, ValueError):
             raise ValueError(
-                f"--settings: got {text!r}, expected level:clearance, as in med:0.5"
+                f"--settings: got {text!r}, expected level:clearance or level:clearance:force, "
+                "as in med:0.5 or med:0.5:45"
             ) from None
 
     def __str__(self) -> str:
-        """As it is parsed."""
+        """Level and clearance, as they are parsed."""
         return f"{self.level}:{self.clearance_mm:g}"
 
 
@@ -94,7 +103,7 @@ class ResidualEnv:
         base: the frozen policy.
         seed: of the episodes' seeds; everything random follows from it.
         force_limit_n: an episode is over, and lost, when part and base press harder than this: a
-            robot's protective stop. 0 for none.
+            robot's protective stop. 0 for none. A setting may have its own.
         nthread: physics threads.
         per_step: the base plans anew on every step and only the chunk's first action is executed.
         pool_share: share of the episodes that begin in a state that was kept by `keep_states`.
@@ -134,7 +143,8 @@ class ResidualEnv:
                 f"{bundle.name}: got a policy for task {bundle.manifest.task!r}, "
                 f"expected {task!r} and its spec"
             )
-        self.force_limit_n = force_limit_n
+        limits_n = [force_limit_n if s.force_limit_n is None else s.force_limit_n for s in settings]
+        self._force_limit_n = np.where(np.array(limits_n) > 0.0, limits_n, np.inf).repeat(shares)
         self._latency = 0 if per_step else tasks.LATENCY_STEPS[task]
         self._execute = 1 if per_step else bundle.execute_steps
         self.pool_share = pool_share
@@ -157,10 +167,9 @@ class ResidualEnv:
             parts.append(batch.step(actions[self._rows(k)]))
         observation = np.concatenate([part[0] for part in parts])
         success, done = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        if self.force_limit_n > 0.0:
-            force_n = np.concatenate([part[3]["force_n"].max(axis=1) for part in parts])
-            stopped = force_n > self.force_limit_n
-            success, done = success & ~stopped, done | stopped
+        force_n = np.concatenate([part[3]["force_n"].max(axis=1) for part in parts])
+        stopped = force_n > self._force_limit_n
+        success, done = success & ~stopped, done | stopped
         distance_m = self.distance_m()
         for queue in self._queues:
             queue.pop(0)

@@ -43,7 +43,9 @@ class RunArgs:
     task: str = "peg_insert"
     """Task of the cell."""
     settings: tuple[str, ...] = ("med:0.5",)
-    """Kinds of episodes, level:clearance in mm; the simulations are dealt out to them evenly."""
+    """Kinds of episodes, level:clearance in mm, or level:clearance:force limit in N; the simulations
+    are dealt out to them evenly.
+    """
     name: str = "peg_resip"
     """Run name; results go to <runs>/<name>/."""
     runs: Path = Path("build/runs")
@@ -77,7 +79,7 @@ class RunArgs:
     """
     force_limit_n: float = 0.0
     """An episode is over, and lost, when part and base press harder than this, like a robot's
-    protective stop; 0 for none.
+    protective stop; 0 for none. Settings that name a limit have that one.
     """
 
     # Watching
@@ -277,13 +279,15 @@ def plot(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     steps = [m["steps"] for m in trained]
     axes.plot(steps, [m["success"] for m in trained], color="0.7", label="while exploring")
     evaluated = [m for m in metrics if "evaluation" in m]
-    for kind in evaluated[0]["evaluation"] if evaluated else ():
-        rows = [m["evaluation"][kind] for m in evaluated]
+    # A resumed run may go on with other settings.
+    for kind in dict.fromkeys(kind for m in evaluated for kind in m["evaluation"]):
+        found = [m for m in evaluated if kind in m["evaluation"]]
+        rows = [m["evaluation"][kind] for m in found]
         rate = np.array([row["success"] for row in rows])
         low, high = np.array([row["ci95"] for row in rows]).T
         error = np.abs([rate - low, high - rate])
         axes.errorbar(
-            [m["steps"] for m in evaluated], rate, yerr=error, marker="o", capsize=3, label=kind
+            [m["steps"] for m in found], rate, yerr=error, marker="o", capsize=3, label=kind
         )
     axes.set(xlabel="policy steps", ylabel="success", ylim=(0, 1.02))
     axes.legend()

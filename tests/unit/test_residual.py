@@ -149,7 +149,8 @@ def test_demonstrations_become_transitions_of_n_steps() -> None:
 
 def test_settings_are_read_or_refused() -> None:
     assert Setting.parse("high:0.2") == Setting("high", 0.2)
-    assert str(Setting("med", 0.5)) == "med:0.5"
-    for text in ("med", "med:", "med:wide"):
+    assert Setting.parse("med:0.5:45") == Setting("med", 0.5, 45.0)
+    assert str(Setting("med", 0.5)) == str(Setting("med", 0.5, 45.0)) == "med:0.5"
+    for text in ("med", "med:", "med:wide", "med:0.5:", "med:0.5:45:1"):
         with pytest.raises(ValueError, match=r"--settings: got '.*', expected level:clearance"):
             Setting.parse(text)

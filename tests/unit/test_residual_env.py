@@ -45,8 +45,8 @@ class Reaching:
         return chunk
 
 
-def env_of(num_envs: int = 4, **more: Any) -> ResidualEnv:
-    return ResidualEnv("peg_insert", SETTINGS, num_envs, Reaching(), seed=3, **more)
+def env_of(num_envs: int = 4, settings: list[Setting] = SETTINGS, **more: Any) -> ResidualEnv:
+    return ResidualEnv("peg_insert", settings, num_envs, Reaching(), seed=3, **more)
 
 
 def test_without_a_correction_its_episodes_are_those_of_the_evaluator() -> None:
@@ -86,8 +86,10 @@ def test_episodes_do_not_depend_on_who_runs_beside_them_and_follow_from_the_seed
         np.testing.assert_array_equal(steps[0].observation, steps[1].observation)
 
 
-def test_an_episode_that_presses_too_hard_is_lost() -> None:
-    env = env_of(2, force_limit_n=5.0)
+@pytest.mark.parametrize(("own_n", "lost"), [(None, [1, 1]), (7.0, [1, 0]), (0.0, [1, 0])])
+def test_an_episode_that_presses_too_hard_is_lost(own_n: float | None, lost: list[int]) -> None:
+    settings = [SETTINGS[0], replace(SETTINGS[1], force_limit_n=own_n)]
+    env = env_of(2, settings=settings, force_limit_n=5.0)
     _, base_action = env.reset()
     for batch in env.batches:
         step, forced = batch.step, np.array([[0.0, 6.0]])
@@ -98,8 +100,11 @@ def test_an_episode_that_presses_too_hard_is_lost() -> None:
 
         batch.step = pressing  # type: ignore[method-assign]
     outcome = env.step(base_action)
-    assert outcome.done.all() and not outcome.success.any()
-    assert not np.array_equal(outcome.observation, outcome.final_observation), "the next has begun"
+    # What does not press too hard has succeeded, as the step above says.
+    np.testing.assert_array_equal(outcome.success, 1 - np.array(lost))
+    np.testing.assert_array_equal(outcome.done, lost)
+    begun = (outcome.observation != outcome.final_observation).any(axis=1)
+    np.testing.assert_array_equal(begun, lost, "the next begins where one is over, and only there")
 
 
 def test_a_base_for_another_task_and_too_few_simulations_are_refused() -> None:
