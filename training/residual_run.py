@@ -43,8 +43,8 @@ class RunArgs:
     task: str = "peg_insert"
     """Task of the cell."""
     settings: tuple[str, ...] = ("med:0.5",)
-    """Kinds of episodes, level:clearance in mm, or level:clearance:force limit in N; the simulations
-    are dealt out to them evenly.
+    """Kinds of episodes, level:clearance in mm or level:clearance:force limit in N; the
+    simulations are dealt out to them evenly.
     """
     name: str = "peg_resip"
     """Run name; results go to <runs>/<name>/."""
