@@ -34,7 +34,7 @@ ON_TABLE, IN_SOCKET = Pose((0.4, -0.2, 0.0)), Pose((0.5, 0.2, 0.01))
 INSERT = {"part": "square_peg", "socket": "socket_a"}
 
 
-LEARNED = {"insert_peg": "peg_insert", "place_nut": "nut_on_post"}
+LEARNED = {"insert_peg": "peg_insert", "place_nut": "nut_on_post", "screw_leg": "leg_screw"}
 
 
 def test_shipped_skills_load() -> None:
