@@ -136,7 +136,7 @@ class ResidualEnv:
         ]
         self._first = np.concatenate([[0], np.cumsum(shares)])
         self.num_envs, self.base = num_envs, base
-        self.spec = self.batches[0].spec
+        self.spec, self.max_steps = self.batches[0].spec, self.batches[0].max_steps
         bundle = base.bundle
         if (bundle.manifest.task, bundle.spec) != (task, self.spec):
             raise ValueError(

@@ -27,8 +27,9 @@ Floats = npt.NDArray[np.floating]
 
 # Seeds of the evaluations while training; below are those of the evaluation proper.
 VALIDATION_SEED0 = 900_000
-# Base alone, before training: simulated steps for the statistics and for its own success.
-FIT_STEPS = 120
+# Base alone, before training, for the statistics, its own success and the pools of starts: simulated
+# steps, in units of the longest episode, so that every one is seen to its end.
+FIT_EPISODES = 1.2
 # Steps between two states of one simulation that are kept as starts.
 KEEP_EVERY = 4
 
@@ -169,7 +170,7 @@ class Run:
         share, self.env.pool_share = self.env.pool_share, 0.0
         observation, base_action = self.env.reset()
         seen, acted, ended = [observation], [base_action], []
-        for k in range(FIT_STEPS):
+        for k in range(round(FIT_EPISODES * self.env.max_steps)):
             step = self.env.step(base_action)
             observation, base_action = step.observation, step.base_action
             seen.append(observation)
