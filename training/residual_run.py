@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,8 @@ class Run:
             )
             latency = 0 if self.args.per_step else tasks.LATENCY_STEPS[self.args.task]
             actor = bundle_actor(self.base, latency, refine=self.refine)
+            if self.args.per_step:
+                actor = replace(actor, execute_steps=1)
             seeds = range(VALIDATION_SEED0, VALIDATION_SEED0 + size)
             episodes = run_episodes(env, actor, seeds)
             won = sum(episode.success for episode in episodes)
