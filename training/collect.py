@@ -30,6 +30,7 @@ from hardware_configs import load as load_config
 from policies.bundle import load_bundle
 from policies.runtime import Policy
 from sim import tasks
+from sim.experts.motion import Disturbance, Disturber
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 from training.progress import Progress
 
@@ -58,13 +59,13 @@ class Args:
     """First seed; episode i has seed seed0 + i. Seeds below 1,000,000 are kept for evaluation."""
 
     # How the expert acts
-    burst_probability: float = 0.06
+    burst_probability: float = Disturbance.burst_probability
     """Probability of a burst of disturbances starting at a calm step."""
-    burst_steps: int = 3
+    burst_steps: int = Disturbance.burst_steps
     """Longest burst, steps; lengths are uniform from 1."""
-    disturb_m: float = 0.004
+    disturb_m: float = Disturbance.disturb_m
     """Standard deviation of a disturbance's translation, m."""
-    disturb_rad: float = 0.04
+    disturb_rad: float = Disturbance.disturb_rad
     """Standard deviation of a disturbance's rotation, rad."""
     bundle: str | None = None
     """Policy that takes over now and then: a bundle of the zoo, or a folder's path."""
@@ -83,25 +84,10 @@ class Args:
     """Physics threads."""
 
 
-class Disturber:
+def disturber(args: Args, seed: int) -> Disturber:
     """Disturbances of one episode; its random numbers depend on the episode's seed alone."""
-
-    def __init__(self, args: Args, seed: int) -> None:
-        self.args = args
-        self.rng = np.random.default_rng([seed, 1])
-        self.left = 0
-
-    def draw(self) -> Floats | None:
-        """What is added to the next action's motion (6,), or None for a calm step."""
-        motion, chance = self.rng.normal(size=6), self.rng.random()
-        length = int(self.rng.integers(1, self.args.burst_steps + 1))
-        if self.left == 0 and chance < self.args.burst_probability:
-            self.left = length
-        if self.left == 0:
-            return None
-        self.left -= 1
-        scale = np.repeat([self.args.disturb_m, self.args.disturb_rad], 3)
-        return scale * motion
+    bursts = Disturbance(args.burst_probability, args.burst_steps, args.disturb_m, args.disturb_rad)
+    return Disturber(bursts, np.random.default_rng([seed, 1]))
 
 
 class Takeovers:
@@ -159,7 +145,7 @@ def main(args: Args) -> None:
         )
         expert = tasks.make_expert(args.task)
         running = [waiting.pop(0) for _ in range(env.num_envs)]
-        disturbers = [Disturber(args, seed) for seed in running]
+        disturbers = [disturber(args, seed) for seed in running]
         takeovers = [Takeovers(args, seed) for seed in running]
         rows: list[list[tuple[Floats, Floats, bool]]] = [[] for _ in running]
         observation = env.reset(np.array(running))
@@ -198,7 +184,7 @@ def main(args: Args) -> None:
                 rows[i] = []
                 if waiting:
                     running[i] = waiting.pop(0)
-                    disturbers[i] = Disturber(args, running[i])
+                    disturbers[i] = disturber(args, running[i])
                     takeovers[i] = Takeovers(args, running[i])
                 else:
                     active[i] = False

@@ -27,8 +27,8 @@ Floats = npt.NDArray[np.floating]
 
 # Seeds of the evaluations while training; below are those of the evaluation proper.
 VALIDATION_SEED0 = 900_000
-# Base alone, before training, for the statistics, its own success and the pools of starts: simulated
-# steps, in units of the longest episode, so that every one is seen to its end.
+# Base alone, before training, for the statistics, its own success and the pools of starts:
+# simulated steps, in units of the longest episode, so that every one is seen to its end.
 FIT_EPISODES = 1.2
 # Steps between two states of one simulation that are kept as starts.
 KEEP_EVERY = 4
@@ -222,7 +222,8 @@ class Run:
         """Success without exploration, on the same seeds every time."""
         self._evaluated = self.steps
         rates = {}
-        for kind in self.kinds:
+        # Settings that are there twice, for more simulations, are measured once.
+        for kind in {str(kind): kind for kind in self.kinds}.values():
             size = self.args.evaluate_episodes
             env = tasks.make(
                 self.args.task, min(32, size), kind.level, kind.clearance_mm, self.args.threads

@@ -67,8 +67,14 @@ class Args:
     """Scales of the starting noise; the run's own when left out."""
     cfg_lambda: tuple[float, ...] = ()
     """Strengths of guidance; the run's own when left out."""
-    sigma_min: float | None = None
-    """Smallest noise level; the run's own when left out."""
+    sigma_min: tuple[float, ...] = ()
+    """Smallest noise levels; the run's own when left out."""
+    sigma_max: tuple[float, ...] = ()
+    """Largest noise levels; the run's own when left out."""
+    sampler: tuple[str, ...] = ()
+    """Samplers; the run's own when left out."""
+    schedule: tuple[str, ...] = ()
+    """Schedules of the noise levels; the run's own when left out."""
 
     # Output
     report: Path | None = None
@@ -81,30 +87,39 @@ class Args:
     """Physics threads."""
 
 
-def settings_of(args: Args, run: Run) -> list[dict[str, float]]:
+def settings_of(args: Args, run: Run) -> list[dict[str, Any]]:
     """The combinations that make sense for a run's method."""
     if isinstance(run.policy, DDPMPolicy):
         return [{"steps": steps} for steps in args.steps if 100 % steps == 0]
     if not isinstance(run.policy, ScorePolicy):
         return [{}]
-    if args.sigma_min is not None:
-        run.policy.sampler = replace(run.policy.sampler, sigma_min=args.sigma_min)
     sampler = run.policy.sampler
-    noise = args.noise_scale or (sampler.noise_scale,)
-    strength = args.cfg_lambda or (sampler.cfg_lambda,)
-    return [
-        {"steps": steps, "noise_scale": scale, "cfg_lambda": guidance}
-        for steps, scale, guidance in itertools.product(args.steps, noise, strength)
+    # What is not asked for stays the run's own; these are named in a table all the same.
+    swept = {
+        "steps": args.steps,
+        "noise_scale": args.noise_scale or (sampler.noise_scale,),
+        "cfg_lambda": args.cfg_lambda or (sampler.cfg_lambda,),
+        "sigma_min": args.sigma_min,
+        "sigma_max": args.sigma_max,
+        "name": args.sampler,
+        "schedule": args.schedule,
+    }
+    asked = {key: values for key, values in swept.items() if values}
+    combinations = [
+        dict(zip(asked, values, strict=True)) for values in itertools.product(*asked.values())
     ]
+    for settings in combinations:
+        replace(sampler, **settings).check_trained("--sigma-max", run.sigma_max)
+    return combinations
 
 
-def measure(args: Args, run: Run, settings: dict[str, float], title: str) -> dict[str, Any]:
+def measure(args: Args, run: Run, settings: dict[str, Any], title: str) -> dict[str, Any]:
     """Rolls out one combination; successes and what the task measures besides."""
     policy = run.policy
     if isinstance(policy, DDPMPolicy):
         policy.sampling_steps = int(settings["steps"])
     elif settings:
-        policy.sampler = replace(policy.sampler, **settings)  # type: ignore[arg-type]
+        policy.sampler = replace(policy.sampler, **settings)
     env = tasks.make(
         args.task,
         min(args.num_envs, args.episodes),
@@ -160,11 +175,21 @@ def average(measured: list[dict[str, Any]]) -> dict[str, Any]:
 
 def label(row: dict[str, Any]) -> str:
     """The group of a measurement: its method and settings but the steps."""
-    parts = [row["method"]]
-    for key, symbol in (("noise_scale", "noise"), ("cfg_lambda", "lambda")):
-        if key in row:
-            parts.append(f"{symbol} {row[key]:g}")
-    return ", ".join(parts)
+    symbols = {
+        "name": "",
+        "schedule": "",
+        "noise_scale": "noise ",
+        "cfg_lambda": "lambda ",
+        "sigma_max": "from ",
+        "sigma_min": "to ",
+    }
+    named = [symbol + shown(row[key]) for key, symbol in symbols.items() if key in row]
+    return ", ".join([row["method"], *named])
+
+
+def shown(value: Any) -> str:
+    """A setting as a table shows it."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,7 +303,7 @@ def main(args: Args) -> None:
         run = load_run(folder)
         for settings in settings_of(args, run):
             named = {"run": folder.name, "method": run.policy.method, **settings}
-            title = f"{folder.name} " + " ".join(f"{k} {v:g}" for k, v in settings.items())
+            title = " ".join([folder.name, *(f"{k} {shown(v)}" for k, v in settings.items())])
             rows.append({**named, **measure(args, run, settings, title)})
             result = {
                 **json.loads(json.dumps(asdict(args), default=str)),
