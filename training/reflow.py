@@ -11,12 +11,13 @@ noise itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from policies.beso.diffusion import SamplerSettings
 from policies.beso.policy import ScorePolicy
 from training.progress import Progress
 
@@ -59,7 +60,7 @@ def draw_pairs(
 
     Args:
         teacher: with the sampler to imitate; it has to be deterministic.
-        inputs: raw network inputs of rows (n,) with goals `ahead` (n,); see train_beso.Inputs.
+        inputs: raw network inputs of rows (n,) with goals `ahead` (n,); see training.inputs.
         rows: rows of the data to draw from.
         count: how many.
         goal_drop: share of pairs without goal.
@@ -87,3 +88,24 @@ def draw_pairs(
             chunk[part] = teacher.sample(observation, noise[part], None, None)
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
     return Pairs(chosen, ahead, dropped, noise, noise - chunk, chunk)
+
+
+def rectify(
+    teacher: ScorePolicy,
+    sampler: SamplerSettings,
+    inputs: Callable[[Tensor, Tensor], Tensor],
+    wanted: Sequence[tuple[Tensor, int]],
+    goal_drop: float,
+    generator: torch.Generator,
+) -> list[Pairs]:
+    """Pairs by another sampler than the teacher's own, for each of `wanted`: rows, and how many.
+
+    The sampler's temperature and guidance become part of the network that learns from them. The
+    other arguments are those of `draw_pairs`.
+    """
+    own, teacher.sampler = teacher.sampler, sampler
+    pairs = [
+        draw_pairs(teacher, inputs, rows, count, goal_drop, generator) for rows, count in wanted
+    ]
+    teacher.sampler = own
+    return pairs

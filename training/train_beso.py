@@ -29,9 +29,9 @@ from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.continuation import DEFAULT, Handover
-from policies.spec import Spec
 from training.dataset import Demonstrations, concatenate, load
-from training.reflow import Pairs, draw_pairs
+from training.inputs import Inputs, achieved_entry
+from training.reflow import Pairs, rectify
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 
@@ -245,13 +245,13 @@ def main(args: Args) -> None:
     run.mkdir(parents=True, exist_ok=True)
     data = concatenate([load(path) for path in args.data])
     last = run / "last.pt"
-    wanted = {"--resume": last if args.resume else None}
+    starts = {"--resume": last if args.resume else None}
     if args.reflow and (args.start_from or args.method != "beso"):
         raise ValueError("--reflow: got --start-from or a --method, expected neither")
     origin = args.reflow or args.start_from
     option = "--reflow" if args.reflow else "--start-from"
-    wanted[option] = origin / "last.pt" if origin else None
-    for option, checkpoint in wanted.items():
+    starts[option] = origin / "last.pt" if origin else None
+    for option, checkpoint in starts.items():
         if checkpoint and not checkpoint.exists():
             raise ValueError(f"{option}: got no checkpoint {checkpoint}, expected a run's")
     if args.reflow:
@@ -329,7 +329,10 @@ def main(args: Args) -> None:
     sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
     pairs: Pairs | None = None
     if args.reflow:
-        pairs, held_pairs = rectify(args, averaged, sampler, inputs, train_rows, rows)
+        assert isinstance(averaged, ScorePolicy)
+        wanted = [(train_rows, args.reflow_pairs), (rows, len(rows))]
+        drawn = torch.Generator().manual_seed(args.seed + 2)
+        pairs, held_pairs = rectify(averaged, sampler, inputs, wanted, args.goal_drop, drawn)
         validation_observation = inputs(held_pairs.rows, held_pairs.ahead)
         validation_target, validation_noise = held_pairs.chunk, held_pairs.direction
         sampling_noise = held_pairs.noise
@@ -417,92 +420,6 @@ def main(args: Args) -> None:
         (run / "partial.pt").replace(last)
     plot(metrics, run / "curve.png")
     print(f"{run}: {args.steps} steps, held-out loss {metrics[-1]['validation_loss']:.4f}")
-
-
-def achieved_entry(spec: Spec) -> int:
-    """Where in the flat input stands what the goal is asked of: its first entry, -1 for nowhere.
-
-    The one goal field `goal.x` is asked of the observation field `observation.state.x` or
-    `observation.x` of the same shape.
-    """
-    if len(spec.goal) != 1:
-        return -1
-    (goal,), entry = spec.goal, 0
-    asked_of = [f"observation.{part}{goal.name.removeprefix('goal.')}" for part in ("state.", "")]
-    for field in spec.observation:
-        if field.name in asked_of and field.shape == goal.shape:
-            return entry
-        entry += field.size
-    return -1
-
-
-def rectify(
-    args: Args,
-    policy: ChunkPolicy,
-    sampler: SamplerSettings,
-    inputs: Inputs,
-    train_rows: torch.Tensor,
-    validation_rows: torch.Tensor,
-) -> tuple[Pairs, Pairs]:
-    """Pairs of noise and what `sampler` makes of it with `policy`, for training and validation; see
-    training.reflow. The sampler's temperature and guidance become part of the new network.
-    """
-    assert isinstance(policy, ScorePolicy)
-    few, policy.sampler = policy.sampler, sampler
-    generator = torch.Generator().manual_seed(args.seed + 2)
-    found = [
-        draw_pairs(policy, inputs, rows, count, args.goal_drop, generator)
-        for rows, count in (
-            (train_rows, args.reflow_pairs),
-            (validation_rows, len(validation_rows)),
-        )
-    ]
-    policy.sampler = few
-    return found[0], found[1]
-
-
-class Inputs:
-    """Raw network inputs of rows of the data: with their history, with goals in hindsight.
-
-    Args:
-        data: the demonstrations.
-        settings: window and goal states of the network.
-        hindsight_steps: how far ahead a goal may lie; 0 keeps the goals of the file.
-    """
-
-    def __init__(
-        self, data: Demonstrations, settings: NetworkSettings, hindsight_steps: int
-    ) -> None:
-        self.observation = torch.from_numpy(data.observation)
-        self.settings = settings
-        self.hindsight_steps = hindsight_steps
-        if hindsight_steps and not settings.goal_size:
-            raise ValueError(
-                f"--hindsight-steps: got {hindsight_steps} and data without goal fields, expected 0"
-            )
-        self._last = torch.from_numpy(data.last_row)
-        self._history = torch.from_numpy(data.history(settings.window))
-
-    def __call__(self, rows: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
-        """Inputs (n, D), or (n, W, D) with a window above 1.
-
-        Args:
-            rows: (n,).
-            ahead: (n,) in [0, 1): where in the allowed stretch the goal lies.
-        """
-        settings = self.settings
-        batch = self.observation[self._history[rows]]
-        if self.hindsight_steps:
-            # At least one step ahead, and never beyond the episode.
-            reach = 1 + (ahead * self.hindsight_steps).long()
-            goals = []
-            for state in range(1, settings.goal_states + 1):
-                offset = -(-reach * state // settings.goal_states)
-                later = torch.minimum(rows + offset, self._last[rows])
-                goals.append(self.observation[later, -settings.goal_state_size :])
-            goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
-            batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
-        return batch[:, 0] if settings.window == 1 else batch
 
 
 def rollout(

@@ -9,7 +9,7 @@ import torch
 from policies.beso.network import NetworkSettings
 from policies.spec import Field, Spec
 from training.dataset import Demonstrations
-from training.train_beso import Inputs
+from training.inputs import Inputs
 
 LENGTHS = (6, 3)
 

@@ -10,7 +10,7 @@ from policies.features import INSERTION_SPEC
 from policies.spec import Spec
 from sim.bullet.block_push import BLOCK_PUSH_SPEC
 from sim.tasks.play_parts import PLAY_SPEC
-from training.train_beso import achieved_entry
+from training.inputs import achieved_entry
 
 
 def network(goal_states: int = 1, window: int = 1) -> ResidualMLP:

@@ -1,0 +1,70 @@
+"""What a network is shown of rows of the data: their history, and goals in hindsight."""
+
+from __future__ import annotations
+
+import torch
+
+from policies.beso.network import NetworkSettings
+from policies.spec import Spec
+from training.dataset import Demonstrations
+
+
+class Inputs:
+    """Raw network inputs of rows of the data: with their history, with goals in hindsight.
+
+    Args:
+        data: the demonstrations.
+        settings: window and goal states of the network.
+        hindsight_steps: how far ahead a goal may lie; 0 keeps the goals of the file.
+    """
+
+    def __init__(
+        self, data: Demonstrations, settings: NetworkSettings, hindsight_steps: int
+    ) -> None:
+        self.observation = torch.from_numpy(data.observation)
+        self.settings = settings
+        self.hindsight_steps = hindsight_steps
+        if hindsight_steps and not settings.goal_size:
+            raise ValueError(
+                f"--hindsight-steps: got {hindsight_steps} and data without goal fields, expected 0"
+            )
+        self._last = torch.from_numpy(data.last_row)
+        self._history = torch.from_numpy(data.history(settings.window))
+
+    def __call__(self, rows: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+        """Inputs (n, D), or (n, W, D) with a window above 1.
+
+        Args:
+            rows: (n,).
+            ahead: (n,) in [0, 1): where in the allowed stretch the goal lies.
+        """
+        settings = self.settings
+        batch = self.observation[self._history[rows]]
+        if self.hindsight_steps:
+            # At least one step ahead, and never beyond the episode.
+            reach = 1 + (ahead * self.hindsight_steps).long()
+            goals = []
+            for state in range(1, settings.goal_states + 1):
+                offset = -(-reach * state // settings.goal_states)
+                later = torch.minimum(rows + offset, self._last[rows])
+                goals.append(self.observation[later, -settings.goal_state_size :])
+            goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
+            batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
+        return batch[:, 0] if settings.window == 1 else batch
+
+
+def achieved_entry(spec: Spec) -> int:
+    """Where in the flat input stands what the goal is asked of: its first entry, -1 for nowhere.
+
+    The one goal field `goal.x` is asked of the observation field `observation.state.x` or
+    `observation.x` of the same shape.
+    """
+    if len(spec.goal) != 1:
+        return -1
+    (goal,), entry = spec.goal, 0
+    asked_of = [f"observation.{part}{goal.name.removeprefix('goal.')}" for part in ("state.", "")]
+    for field in spec.observation:
+        if field.name in asked_of and field.shape == goal.shape:
+            return entry
+        entry += field.size
+    return -1
