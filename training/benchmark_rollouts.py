@@ -21,6 +21,9 @@ from training.evaluate import current_commit
 from training.progress import Progress
 from training.residual_env import ResidualEnv, Setting
 
+# What a mechanism may change between two steps.
+MECHANISM = ("qpos", "qvel", "eq_active")
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -45,6 +48,8 @@ class Rollouts:
 class Tape:
     """Notes what a batch's servos were told, and tells it again to the physics alone.
 
+    What a mechanism changes between two steps is noted with it, see sim.fixtures.fixture.Mechanism.
+
     Args:
         cells: a sim.tasks.cell_batch.CellBatch.
     """
@@ -54,7 +59,8 @@ class Tape:
         self._step: Callable[..., None] = cells.batch.step
         self._ctrl = cells.batch.bind("ctrl")
         self._state = [cells.batch.bind(name) for name in STATE]
-        self._told: list[tuple[np.ndarray, int]] = []
+        self._changed = [cells.batch.bind(name) for name in MECHANISM]
+        self._told: list[tuple[list[np.ndarray], int]] = []
         cells.batch = self
 
     def __getattr__(self, name: str) -> Any:
@@ -63,7 +69,7 @@ class Tape:
 
     def step(self, nstep: int) -> None:
         """A step of the physics, noted."""
-        self._told.append((self._ctrl.copy(), nstep))
+        self._told.append(([array.copy() for array in (self._ctrl, *self._changed)], nstep))
         self._step(nstep=nstep)
 
     def begin(self) -> list[np.ndarray]:
@@ -75,11 +81,13 @@ class Tape:
         """Seconds that the same steps take from the same state; the state stays as it is now."""
         now = [array.copy() for array in self._state]
         self._set(begun)
-        started = time.perf_counter()
-        for ctrl, nstep in self._told:
-            self._ctrl[:] = ctrl
+        took_s = 0.0
+        for values, nstep in self._told:
+            for array, value in zip((self._ctrl, *self._changed), values, strict=True):
+                array[:] = value
+            started = time.perf_counter()
             self._step(nstep=nstep)
-        took_s = time.perf_counter() - started
+            took_s += time.perf_counter() - started
         self._set(now)
         return took_s
 

@@ -21,7 +21,7 @@ from policies.residual.network import ResidualPolicy, ResidualSettings
 from policies.runtime import Policy
 from sim import tasks
 from training.residual_env import ResidualEnv, Setting, Step
-from training.rollout import bundle_actor, run_episodes, wilson_interval
+from training.rollout import Actor, Refine, bundle_actor, run_episodes, wilson_interval
 
 Floats = npt.NDArray[np.floating]
 
@@ -228,10 +228,7 @@ class Run:
             env = tasks.make(
                 self.args.task, min(32, size), kind.level, kind.clearance_mm, self.args.threads
             )
-            latency = 0 if self.args.per_step else tasks.LATENCY_STEPS[self.args.task]
-            actor = bundle_actor(self.base, latency, refine=self.refine)
-            if self.args.per_step:
-                actor = replace(actor, execute_steps=1)
+            actor = refined_actor(self.base, self.args.task, self.refine, self.args.per_step)
             seeds = range(VALIDATION_SEED0, VALIDATION_SEED0 + size)
             episodes = run_episodes(env, actor, seeds)
             won = sum(episode.success for episode in episodes)
@@ -265,6 +262,12 @@ class Run:
         lines = "".join(json.dumps(record) + "\n" for record in self.metrics)
         (self.folder / "metrics.jsonl").write_text(lines)
         plot(self.metrics, self.folder / "curve.png")
+
+
+def refined_actor(base: Policy, task: str, refine: Refine, per_step: bool) -> Actor:
+    """The base with its corrections, timed as in ResidualEnv."""
+    actor = bundle_actor(base, 0 if per_step else tasks.LATENCY_STEPS[task], refine=refine)
+    return replace(actor, execute_steps=1) if per_step else actor
 
 
 def start(args: RunArgs, method: str, arguments: Sequence[str]) -> Run:

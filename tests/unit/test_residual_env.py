@@ -12,6 +12,7 @@ import pytest
 from policies.features import INSERTION_SPEC
 from sim.tasks import make
 from training.residual_env import FIRST_SEED, LAST_SEED, ResidualEnv, Setting
+from training.residual_run import refined_actor
 from training.rollout import bundle_actor, run_episodes
 
 SETTINGS = [Setting("low", 0.5), Setting("med", 0.2)]
@@ -73,6 +74,30 @@ def test_without_a_correction_its_episodes_are_those_of_the_evaluator() -> None:
         for k, (newest, action) in enumerate(expected):
             np.testing.assert_allclose(seen[k][i], newest, atol=1e-6, err_msg=f"step {k}")
             np.testing.assert_allclose(acted[k][i], action, atol=1e-6)
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_a_base_plans_as_often_in_training_as_in_its_evaluations(per_step: bool) -> None:
+    steps, asked = 9, []
+
+    class Asked(Reaching):
+        def infer(self, observation: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            asked.append(observation[0].copy())
+            return super().infer(observation, noise)
+
+    env = ResidualEnv("peg_insert", SETTINGS[:1], 1, Asked(), seed=3, per_step=per_step)
+    _, base_action = env.reset()
+    for _ in range(steps - 1):
+        base_action = env.step(base_action).base_action
+    while_training = list(asked)
+    asked.clear()
+    cell = make("peg_insert", 1, "low", 0.5, nthread=1)
+    cell.max_steps = steps
+    actor = refined_actor(Asked(), "peg_insert", lambda seen, action: action, per_step)
+    seed = np.random.default_rng([3, 0]).integers(FIRST_SEED, LAST_SEED, 1)
+    run_episodes(cell, actor, [int(seed[0])])
+    assert len(asked) == (steps if per_step else 3)
+    np.testing.assert_allclose(asked, while_training, atol=1e-6)
 
 
 def test_episodes_do_not_depend_on_who_runs_beside_them_and_follow_from_the_seed() -> None:
