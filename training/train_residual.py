@@ -54,6 +54,8 @@ class Args(RunArgs):
     """Learning rate of the actor (AdamW); the paper's is 3e-4."""
     critic_rate: float = 1e-3
     """Learning rate of the critic (AdamW); the paper's 5e-3 goes with full batches."""
+    anneal_from: float = 1.0
+    """Share of the steps after which both learning rates fall, linearly, to nothing; 1: never."""
     log_std: float = -2.0
     """Logarithm of the exploration's standard deviation, fixed, of residuals in -1..1; -1 in the
     paper.
@@ -69,6 +71,8 @@ SHAPING_RANGE_M = 0.3
 
 def main(args: Args) -> None:
     """Trains and leaves the run's folder behind."""
+    if not 0.0 <= args.anneal_from <= 1.0:
+        raise ValueError(f"--anneal-from: got {args.anneal_from}, expected 0 to 1")
     run = residual_run.start(args, "resip", sys.argv[1:])
     env, policy, generator = run.env, run.policy, run.generator
     critic = mlp((policy.features_size, args.width, args.width, 1))
@@ -76,6 +80,7 @@ def main(args: Args) -> None:
     actor_optimiser = torch.optim.AdamW(policy.actor.parameters(), args.actor_rate, eps=1e-5)
     critic_optimiser = torch.optim.AdamW(critic.parameters(), args.critic_rate, eps=1e-5)
     run.keep(critic=critic, actor_optimiser=actor_optimiser, critic_optimiser=critic_optimiser)
+    rates = {actor_optimiser: args.actor_rate, critic_optimiser: args.critic_rate}
     shape, std = (args.update_steps, args.num_envs), float(np.exp(args.log_std))
 
     observation, base_action = run.begin()
@@ -126,6 +131,8 @@ def main(args: Args) -> None:
         # Update: clipped policy gradient, squared error of the critic.
         samples, passes, divergence = len(returns), 0, 0.0
         learning = run.updates >= args.critic_warm_up
+        for optimiser, rate in rates.items():
+            optimiser.param_groups[0]["lr"] = rate * annealed(args, run.steps)
         for _ in range(args.epochs):
             order = torch.randperm(samples, generator=generator)
             for rows in order.tensor_split(args.minibatches):
@@ -156,9 +163,18 @@ def main(args: Args) -> None:
             passes=passes,
             explained_variance=float(explained),
             residual_rms=float(means.square().mean().sqrt()),
+            actor_rate=actor_optimiser.param_groups[0]["lr"],
             simulating_s=simulating,
         )
     run.finish()
+
+
+def annealed(args: Args, steps: int) -> float:
+    """What is left of the learning rates after so many policy steps, 0 to 1."""
+    if args.anneal_from >= 1.0:
+        return 1.0
+    left = 1.0 - steps / args.steps
+    return float(np.clip(left / (1.0 - args.anneal_from), 0.0, 1.0))
 
 
 def generalised_advantages(

@@ -195,7 +195,7 @@ def test_a_residual_is_trained_resumed_exported_and_evaluated(
     small = ["--width", 8, "--num-envs", 4, "--evaluate-episodes", 2, "--settings", "low:0.5"]
     small += ["--runs", tmp_path, "--name", "r", "--evaluate-every", 0, "--pool-share", 0.5]
     if script == "train_residual":
-        small += ["--update-steps", 10, "--epochs", 2]
+        small += ["--update-steps", 10, "--epochs", 2, "--anneal-from", 0.5]
     else:
         small += ["--data", demonstrations, "--warm-up", 16, "--report-every", 40]
     last_line(run(script, *small, "--steps", 80))
@@ -203,6 +203,9 @@ def test_a_residual_is_trained_resumed_exported_and_evaluated(
     folder, bundle = tmp_path / "r", tmp_path / "peg_small"
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [m["steps"] for m in metrics if "evaluation" in m] == [0, 80, 120]
+    if script == "train_residual":
+        rates = [m["actor_rate"] for m in metrics if "actor_rate" in m]
+        assert rates == pytest.approx([1e-3, 0.0, 0.0], abs=1e-9)
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     again = run(script, *small, "--base", "peg_gone")
     assert again.returncode != 0 and "peg_gone" in again.stderr and "Traceback" not in again.stderr

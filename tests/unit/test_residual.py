@@ -14,7 +14,8 @@ from policies.residual.export import export_residual
 from policies.residual.network import ResidualPolicy, ResidualSettings
 from training.dataset import Demonstrations
 from training.residual_env import Setting
-from training.train_residual import generalised_advantages
+from training.train_residual import Args as PPOArgs
+from training.train_residual import annealed, generalised_advantages
 from training.train_residual_td import Args, Buffer, Ensemble, demonstrations
 
 D, A = 5, 3
@@ -91,6 +92,14 @@ def test_advantages_are_the_sum_they_are_defined_by() -> None:
     tensors = [torch.from_numpy(x) for x in (rewards, values, dones, following)]
     found = generalised_advantages(*tensors, gamma, decay)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("anneal_from", "left"), [(1.0, [1, 1, 1, 1]), (0.5, [1, 1, 0.5, 0]), (0.0, [1, 0.5, 0.25, 0])]
+)
+def test_learning_rates_fall_to_nothing(anneal_from: float, left: list[float]) -> None:
+    args = PPOArgs(steps=1000, anneal_from=anneal_from)
+    assert [annealed(args, steps) for steps in (0, 500, 750, 1100)] == left
 
 
 def test_the_ensemble_is_many_critics_side_by_side() -> None:
