@@ -35,10 +35,10 @@ class Args:
 
     out: Path
     """File to write: .png for a strip of frames, .mp4 for a film."""
-    task: Literal["peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push"] = (
-        "peg_insert"
-    )
-    """Task of the cell, or the block-pushing benchmark."""
+    task: Literal[
+        "peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push", "kitchen"
+    ] = "peg_insert"
+    """Task of the cell, or a public benchmark of BESO: block pushing, Franka Kitchen."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
