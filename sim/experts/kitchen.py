@@ -19,6 +19,7 @@ from sim.experts.kitchen_moves import MOVES, OPEN_M, Aim, Move
 from sim.kitchen import ASKED, JOINTS, SUBTASKS, KitchenBatch
 
 LAST = "hinge cabinet"
+TRIES = 3
 # A posture is reached when no joint is further from it, rad; and its fastest step.
 POSTURE_RAD, POSTURE_STEP_RAD = 0.1, 0.1
 
@@ -52,7 +53,7 @@ class _Script:
         self.order = list(order)
         self.rng = rng
         self.speed = float(np.clip(rng.normal(1.0, habits.speed_spread), 0.8, 1.2))
-        self.turn = self.move = self.since = 0
+        self.turn = self.move = self.tries = self.since = 0
         self.begun: Aim | None = None
         self.width_m = OPEN_M
         self.offset_m = rng.normal(0.0, habits.aim_m, (len(self.order), 3))
@@ -68,13 +69,17 @@ class _Script:
     def current(self) -> Move:
         return MOVES[self.order[self.turn]][self.move]
 
-    def go_on(self) -> None:
-        """To the next move."""
+    def go_on(self, done: NDArray[np.bool_]) -> None:
+        """To the next move; after the last, to the next sub-task, or to the same if it failed."""
         self.since, self.begun = 0, None
         self.move += 1
-        if self.move == len(MOVES[self.order[self.turn]]):
-            self.move = 0
-            self.turn += 1
+        name = self.order[self.turn]
+        if self.move < len(MOVES[name]):
+            return
+        self.move = 0
+        self.tries += 1
+        if done[SUBTASKS.index(name)] or self.tries == TRIES:
+            self.turn, self.tries = self.turn + 1, 0
 
 
 class KitchenDemonstrator:
@@ -146,7 +151,7 @@ class KitchenDemonstrator:
             else:
                 reached = bool(np.linalg.norm(aim.position - arm.position) < move.tolerance_m)
             if reached or script.since >= move.steps:
-                script.go_on()
+                script.go_on(self.env.completed[i])
                 continue
             script.since += 1
             script.width_m = aim.width_m
@@ -157,7 +162,7 @@ class KitchenDemonstrator:
             else:
                 position = aim.position + script.offset_m[turn]
                 change = arm.towards(position, aim.rotation, script.speed * move.step_m, posture)
-            return arm.command(change, aim.width_m, reading, straight=not move.by_posture)
+            return arm.command(change, aim.width_m, reading, straight=not (move.by_posture or move.until))
         return arm.command(np.zeros(ARM_JOINTS), script.width_m, reading, straight=True)
 
     def _disturb(self, script: _Script) -> None:

@@ -124,13 +124,13 @@ def _pushing(
 
     return [
         Move(beside(-clear_m, depth_m + 0.1), by_posture=True),
-        Move(beside(-clear_m, depth_m)),
-        Move(beside(lead_m, depth_m), until, step_m=0.03),
+        Move(beside(-clear_m, depth_m), tolerance_m=0.006),
+        Move(beside(lead_m, depth_m), until, step_m=0.06, steps=25),
         _back_off(away),
     ]
 
 
-def _knob(site: str, joint: str, lowered_rad: float) -> list[Move]:
+def _knob(site: str, joint: str, depth_m: float) -> list[Move]:
     """Turns a knob by pushing the upper end of its bar to the right."""
 
     def contact(arm: Arm) -> tuple[Array, Array]:
@@ -139,10 +139,9 @@ def _knob(site: str, joint: str, lowered_rad: float) -> list[Move]:
         push = np.array([np.cos(angle), 0.0, -np.sin(angle)])
         return arm.site(site) + 0.035 * bar - KNOB_CONTACT_M * push, push
 
-    rotation = lowered(lowered_rad, FLAT)
     # The tips stay clear of the disc behind the bar.
     return _pushing(
-        contact, rotation, 0.022, 0.04, 0.048, lambda arm: arm.joint(joint) < -0.8, (-0.03, -0.1, 0)
+        contact, UPRIGHT, 0.022, 0.07, depth_m, lambda arm: arm.joint(joint) < -0.8, (-0.03, -0.1, 0)
     )
 
 
@@ -160,7 +159,7 @@ def _lever() -> list[Move]:
     def over(arm: Arm) -> bool:
         return arm.joint("light_switch") < -0.5
 
-    return _pushing(contact, lowered(0.3, UPRIGHT), 0.02, 0.05, 0.035, over, (0.03, -0.1, 0))
+    return _pushing(contact, lowered(0.3, FLAT), 0.02, 0.06, 0.035, over, (0.03, -0.1, 0))
 
 
 def _sliding_door() -> list[Move]:
@@ -219,7 +218,7 @@ def _microwave() -> list[Move]:
         "microhandle_site",
         lambda arm: so3.about_z(np.array(0.5 + 0.3 * arm.joint("microwave"))) @ lowered(0.7, FLAT),
         0.015,
-        lambda arm: 0.06 * _tangent(arm, "microhandle_site", MICROWAVE_HINGE_M),
+        lambda arm: 0.08 * _tangent(arm, "microhandle_site", MICROWAVE_HINGE_M),
         lambda arm: arm.joint("microwave") < -0.7,
     )
 
@@ -227,10 +226,10 @@ def _microwave() -> list[Move]:
 def _cabinet() -> list[Move]:
     return _hinged_door(
         "hinge_site2",
-        lambda arm: so3.about_z(np.array(0.6 * arm.joint("right_hinge_cabinet"))) @ FLAT,
+        lambda arm: so3.about_z(np.array(0.4 * arm.joint("right_hinge_cabinet"))) @ FLAT,
         0.02,
-        lambda arm: -0.06 * _tangent(arm, "hinge_site2", CABINET_HINGE_M),
-        lambda arm: arm.joint("right_hinge_cabinet") > 1.35,
+        lambda arm: -0.08 * _tangent(arm, "hinge_site2", CABINET_HINGE_M),
+        lambda arm: arm.joint("right_hinge_cabinet") > 1.28,
     )
 
 
@@ -262,8 +261,8 @@ def _kettle() -> list[Move]:
 MOVES: dict[str, list[Move]] = {
     "microwave": _microwave(),
     "kettle": _kettle(),
-    "bottom burner": _knob("knob2_site", "knob_Joint_2", 0.3),
-    "top burner": _knob("knob4_site", "knob_Joint_4", 0.2),
+    "bottom burner": _knob("knob2_site", "knob_Joint_2", 0.054),
+    "top burner": _knob("knob4_site", "knob_Joint_4", 0.047),
     "light switch": _lever(),
     "slide cabinet": _sliding_door(),
     "hinge cabinet": _cabinet(),
