@@ -21,7 +21,7 @@ from sim.kitchen import ASKED, JOINTS, SUBTASKS, KitchenBatch
 LAST = "hinge cabinet"
 TRIES = 3
 # A posture is reached when no joint is further from it, rad; and its fastest step.
-POSTURE_RAD, POSTURE_STEP_RAD = 0.1, 0.1
+POSTURE_RAD, POSTURE_STEP_RAD = 0.07, 0.1
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Habits:
     """
 
     speed_spread: float = 0.08
-    aim_m: float = 0.002
+    aim_m: float = 0.0015
     posture_rad: float = 0.02
     burst_probability: float = 0.03
     burst_steps: tuple[int, int] = (1, 3)
@@ -143,13 +143,15 @@ class KitchenDemonstrator:
             if script.begun is None:
                 script.begun = Aim(arm.position, arm.rotation, script.width_m)
             aim = move.goal(arm, script.begun)
-            posture = self._postures[script.order[turn]] + script.offset_rad[turn]
+            position = aim.position + script.offset_m[turn]
+            ready = arm.start[:ARM_JOINTS] if move.by_start else self._postures[script.order[turn]]
+            posture = ready + script.offset_rad[turn]
             if move.by_posture:
                 reached = bool(np.abs(posture - arm.joints).max() < POSTURE_RAD)
             elif move.until:
                 reached = move.until(arm)
             else:
-                reached = bool(np.linalg.norm(aim.position - arm.position) < move.tolerance_m)
+                reached = bool(np.linalg.norm(position - arm.position) < move.tolerance_m)
             if reached or script.since >= move.steps:
                 script.go_on(self.env.completed[i])
                 continue
@@ -160,7 +162,6 @@ class KitchenDemonstrator:
                 step_rad = script.speed * POSTURE_STEP_RAD
                 change *= min(1.0, step_rad / max(float(np.abs(change).max()), 1e-9))
             else:
-                position = aim.position + script.offset_m[turn]
                 change = arm.towards(position, aim.rotation, script.speed * move.step_m, posture)
             return arm.command(change, aim.width_m, reading, straight=not (move.by_posture or move.until))
         return arm.command(np.zeros(ARM_JOINTS), script.width_m, reading, straight=True)

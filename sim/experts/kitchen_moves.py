@@ -58,6 +58,7 @@ class Move:
     step_m: float = 0.035
     steps: int = 40
     by_posture: bool = False
+    by_start: bool = False
 
 
 def facing(pointing: ArrayLike, opening: ArrayLike) -> Array:
@@ -124,7 +125,8 @@ def _pushing(
 
     return [
         Move(beside(-clear_m, depth_m + 0.1), by_posture=True),
-        Move(beside(-clear_m, depth_m), tolerance_m=0.006),
+        Move(beside(-clear_m, depth_m + 0.07), tolerance_m=0.012, steps=15),
+        Move(beside(-clear_m, depth_m), tolerance_m=0.006, steps=20),
         Move(beside(lead_m, depth_m), until, step_m=0.06, steps=25),
         _back_off(away),
     ]
@@ -251,6 +253,7 @@ def _kettle() -> list[Move]:
         return bool(arm.data.joint("kettle").qpos[1] > KETTLE_END_M)
 
     return [
+        Move(behind(0.23, 0.13), by_posture=True, by_start=True),
         Move(behind(0.23, 0.13), by_posture=True),
         Move(behind(0.17, 0.075), tolerance_m=0.014),
         Move(behind(0.05, 0.075), over, step_m=0.026, steps=50),
@@ -261,7 +264,7 @@ def _kettle() -> list[Move]:
 MOVES: dict[str, list[Move]] = {
     "microwave": _microwave(),
     "kettle": _kettle(),
-    "bottom burner": _knob("knob2_site", "knob_Joint_2", 0.054),
+    "bottom burner": _knob("knob2_site", "knob_Joint_2", 0.053),
     "top burner": _knob("knob4_site", "knob_Joint_4", 0.047),
     "light switch": _lever(),
     "slide cabinet": _sliding_door(),
