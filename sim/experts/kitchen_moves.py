@@ -25,7 +25,7 @@ KNOB_CONTACT_M, LEVER_CONTACT_M = 0.03, 0.035
 MICROWAVE_HINGE_M = np.array([-1.128, 0.455])
 CABINET_HINGE_M = np.array([-0.224, 0.710])
 LEVER_HINGE_M = np.array([-0.400, 0.691])
-KETTLE_END_M = 0.68
+KETTLE_END_M = 0.715
 
 
 class Aim(NamedTuple):
@@ -143,7 +143,7 @@ def _knob(site: str, joint: str, depth_m: float) -> list[Move]:
 
     # The tips stay clear of the disc behind the bar.
     return _pushing(
-        contact, UPRIGHT, 0.022, 0.07, depth_m, lambda arm: arm.joint(joint) < -0.8, (-0.03, -0.1, 0)
+        contact, UPRIGHT, 0.022, 0.07, depth_m, lambda arm: arm.joint(joint) < -0.83, (-0.03, -0.1, 0)
     )
 
 
@@ -159,7 +159,7 @@ def _lever() -> list[Move]:
         return arm.site("light_site") - LEVER_CONTACT_M * push, push
 
     def over(arm: Arm) -> bool:
-        return arm.joint("light_switch") < -0.5
+        return arm.joint("light_switch") < -0.58
 
     return _pushing(contact, lowered(0.3, FLAT), 0.02, 0.06, 0.035, over, (0.03, -0.1, 0))
 
@@ -231,7 +231,7 @@ def _cabinet() -> list[Move]:
         lambda arm: so3.about_z(np.array(0.4 * arm.joint("right_hinge_cabinet"))) @ FLAT,
         0.02,
         lambda arm: -0.08 * _tangent(arm, "hinge_site2", CABINET_HINGE_M),
-        lambda arm: arm.joint("right_hinge_cabinet") > 1.28,
+        lambda arm: arm.joint("right_hinge_cabinet") > 1.38,
     )
 
 
