@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,9 +53,7 @@ KITCHEN_SPEC = Spec(
     ),
     goal=(Field("goal.objects", (21,), "rad,m,1", "world", _OBJECT_NAMES),),
     # Shares of 2 rad/s, or of 2 m/s for the fingers.
-    action=(
-        Field("action", (JOINTS,), "1", "none", tuple(f"{n}_velocity" for n in _JOINT_NAMES)),
-    ),
+    action=(Field("action", (JOINTS,), "1", "none", tuple(f"{n}_velocity" for n in _JOINT_NAMES)),),
     rate_hz=POLICY_HZ,
 )
 
@@ -67,8 +64,9 @@ def load_kitchen() -> tuple[Any, Any]:
     Raises:
         ValueError: gymnasium-robotics is not installed.
     """
-    logging.getLogger("gymnasium_robotics").setLevel(logging.ERROR)
     try:
+        # At import it would print, to whoever runs whatever, a notice about the rewards of hands.
+        importlib.import_module("farama_notifications").notifications.pop("gymnasium_robotics", "")
         package = "gymnasium_robotics.envs.franka_kitchen"
         definition = importlib.import_module(f"{package}.kitchen_env")
         robot = importlib.import_module(f"{package}.franka_env")

@@ -99,9 +99,11 @@ class KitchenDemonstrator:
         self._arm = Arm(env.kitchen)
         self._arm.look(self._arm.start, np.zeros(self._arm.model.nv))
         nowhere = Aim(self._arm.position, self._arm.rotation, OPEN_M)
-        self._postures = {
-            name: self._arm.posture_at(*moves[0].goal(self._arm, nowhere)[:2])
+        self._ready = {
+            name: self._arm.posture_at(*move.goal(self._arm, nowhere)[:2])
             for name, moves in MOVES.items()
+            for move in moves
+            if move.posture == "ready"
         }
         self._scripts = [_Script((), np.random.default_rng(0), self.habits) for _ in range(n)]
         self.reset(np.zeros(n, dtype=int))
@@ -144,9 +146,10 @@ class KitchenDemonstrator:
                 script.begun = Aim(arm.position, arm.rotation, script.width_m)
             aim = move.goal(arm, script.begun)
             position = aim.position + script.offset_m[turn]
-            ready = arm.start[:ARM_JOINTS] if move.by_start else self._postures[script.order[turn]]
-            posture = ready + script.offset_rad[turn]
-            if move.by_posture:
+            at_start = move.posture == "start"
+            posture = arm.start[:ARM_JOINTS] if at_start else self._ready[script.order[turn]]
+            posture = posture + script.offset_rad[turn]
+            if move.posture:
                 reached = bool(np.abs(posture - arm.joints).max() < POSTURE_RAD)
             elif move.until:
                 reached = move.until(arm)
@@ -157,13 +160,15 @@ class KitchenDemonstrator:
                 continue
             script.since += 1
             script.width_m = aim.width_m
-            if move.by_posture:
+            if move.posture:
                 change = 0.6 * (posture - arm.joints)
                 step_rad = script.speed * POSTURE_STEP_RAD
                 change *= min(1.0, step_rad / max(float(np.abs(change).max()), 1e-9))
             else:
                 change = arm.towards(position, aim.rotation, script.speed * move.step_m, posture)
-            return arm.command(change, aim.width_m, reading, straight=not (move.by_posture or move.until))
+            # Against what resists, a drive at its limit does not keep the others back.
+            straight = move.posture is None and move.until is None
+            return arm.command(change, aim.width_m, reading, straight)
         return arm.command(np.zeros(ARM_JOINTS), script.width_m, reading, straight=True)
 
     def _disturb(self, script: _Script) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,7 +49,8 @@ class Move:
         tolerance_m: see `until`.
         step_m: longest way of the tool in one policy step.
         steps: given up after so many policy steps.
-        by_posture: whether the joints go straight to the posture that the sub-task begins from.
+        posture: where given, the joints go straight to those of the episode's start, or to "ready",
+            where the sub-task begins: those that bring the tool to this move's goal at the start.
     """
 
     goal: Goal
@@ -57,8 +58,7 @@ class Move:
     tolerance_m: float = 0.015
     step_m: float = 0.035
     steps: int = 40
-    by_posture: bool = False
-    by_start: bool = False
+    posture: Literal["start", "ready"] | None = None
 
 
 def facing(pointing: ArrayLike, opening: ArrayLike) -> Array:
@@ -75,8 +75,7 @@ def lowered(angle_rad: float, rotation: Array) -> Array:
     return so3.exp(np.array([-angle_rad, 0.0, 0.0])) @ rotation
 
 
-# To the wall, the fingers opening sideways or up and down. What is pushed sideways is pushed by the
-# rigid flank of both fingers where they open up and down.
+# To the wall, the fingers opening sideways or up and down.
 FLAT = facing((0, 1, 0), (1, 0, 0))
 UPRIGHT = facing((0, 1, 0), (0, 0, 1))
 KETTLE_TILT_RAD = 0.72
@@ -124,7 +123,7 @@ def _pushing(
         return goal
 
     return [
-        Move(beside(-clear_m, depth_m + 0.1), by_posture=True),
+        Move(beside(-clear_m, depth_m + 0.1), posture="ready"),
         Move(beside(-clear_m, depth_m + 0.07), tolerance_m=0.012, steps=15),
         Move(beside(-clear_m, depth_m), tolerance_m=0.006, steps=20),
         Move(beside(lead_m, depth_m), until, step_m=0.06, steps=25),
@@ -133,7 +132,11 @@ def _pushing(
 
 
 def _knob(site: str, joint: str, depth_m: float) -> list[Move]:
-    """Turns a knob by pushing the upper end of its bar to the right."""
+    """Turns a knob by pushing the upper end of its bar to the right.
+
+    A few millimetres of `depth_m` decide: deeper, the tips rub on the disc behind the bar, and less
+    deep they slip off it.
+    """
 
     def contact(arm: Arm) -> tuple[Array, Array]:
         angle = -arm.joint(joint)
@@ -141,10 +144,10 @@ def _knob(site: str, joint: str, depth_m: float) -> list[Move]:
         push = np.array([np.cos(angle), 0.0, -np.sin(angle)])
         return arm.site(site) + 0.035 * bar - KNOB_CONTACT_M * push, push
 
-    # The tips stay clear of the disc behind the bar.
-    return _pushing(
-        contact, UPRIGHT, 0.022, 0.07, depth_m, lambda arm: arm.joint(joint) < -0.83, (-0.03, -0.1, 0)
-    )
+    def over(arm: Arm) -> bool:
+        return arm.joint(joint) < -0.83
+
+    return _pushing(contact, UPRIGHT, 0.022, 0.07, depth_m, over, (-0.03, -0.1, 0))
 
 
 def _tangent(arm: Arm, site: str, hinge_m: Array) -> Array:
@@ -175,7 +178,10 @@ def _sliding_door() -> list[Move]:
 
 
 def _hinged_door(
-    site: str, rotation: Callable[[Arm], Array], depth_m: float, pull: Callable[[Arm], Array],
+    site: str,
+    rotation: Callable[[Arm], Array],
+    depth_m: float,
+    pull: Callable[[Arm], Array],
     until: Callable[[Arm], bool],
 ) -> list[Move]:
     """Grip a handle, pull the door open by it, let go and back off.
@@ -206,7 +212,7 @@ def _hinged_door(
         return False
 
     return [
-        Move(at(depth_m + 0.1, OPEN_M), by_posture=True),
+        Move(at(depth_m + 0.1, OPEN_M), posture="ready"),
         Move(at(depth_m, OPEN_M), tolerance_m=0.012),
         Move(at(depth_m, CLOSED_M), never, steps=4),
         Move(at(depth_m, CLOSED_M, pulled=True), until, steps=60),
@@ -253,8 +259,8 @@ def _kettle() -> list[Move]:
         return bool(arm.data.joint("kettle").qpos[1] > KETTLE_END_M)
 
     return [
-        Move(behind(0.23, 0.13), by_posture=True, by_start=True),
-        Move(behind(0.23, 0.13), by_posture=True),
+        Move(behind(0.23, 0.13), posture="start"),
+        Move(behind(0.23, 0.13), posture="ready"),
         Move(behind(0.17, 0.075), tolerance_m=0.014),
         Move(behind(0.05, 0.075), over, step_m=0.026, steps=50),
         _back_off((0, -0.1, 0.05)),
