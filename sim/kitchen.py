@@ -69,7 +69,7 @@ def load_kitchen() -> tuple[Any, Any]:
         importlib.import_module("farama_notifications").notifications.pop("gymnasium_robotics", "")
         package = "gymnasium_robotics.envs.franka_kitchen"
         definition = importlib.import_module(f"{package}.kitchen_env")
-        robot = importlib.import_module(f"{package}.franka_env")
+        robot: Any = importlib.import_module(f"{package}.franka_env")
     except ImportError:
         raise ValueError(
             "gymnasium-robotics: not installed, expected it: `make setup-train`"
@@ -228,7 +228,7 @@ class KitchenBatch:
                     self.first[i] = SUBTASKS.index(name)
                 self.completed[i, SUBTASKS.index(name)] = True
         self.steps += 1
-        success = (self.completed | ~self.asked).all(axis=1)
+        success = np.asarray((self.completed | ~self.asked).all(axis=1))
         done = success | (self.steps >= self.max_steps)
         return self.observe(), success, done, self._info()
 
@@ -311,12 +311,12 @@ class KitchenBatch:
         Raises:
             ValueError: another shape, or a state in which nothing is done.
         """
-        goal = np.asarray(goal, dtype=float)
-        if goal.shape != (len(ids), 21):
-            raise ValueError(f"goal: got shape {goal.shape}, expected ({len(ids)}, 21)")
-        if not self.done_in(goal).any(axis=1).all():
+        states: Array = np.asarray(goal, dtype=np.float64)
+        if states.shape != (len(ids), 21):
+            raise ValueError(f"goal: got shape {states.shape}, expected ({len(ids)}, 21)")
+        if not self.done_in(states).any(axis=1).all():
             raise ValueError("goal: got a state in which nothing is done, expected one to reach")
-        for i, state in zip(ids, goal, strict=True):
+        for i, state in zip(ids, states, strict=True):
             self._ask(int(i), state)
 
     def _ask(self, i: int, goal: Array) -> None:

@@ -63,21 +63,21 @@ class Arm:
     @property
     def joints(self) -> Array:
         """Angles (7,), rad."""
-        return self.data.qpos[:ARM_JOINTS].copy()
+        return np.array(self.data.qpos[:ARM_JOINTS])
 
     @property
     def position(self) -> Array:
         """Of the tool, between the pads of the fingers, 0.05 m from their tips, (3,), world."""
-        return self.data.site_xpos[self._tool].copy()
+        return np.array(self.data.site_xpos[self._tool])
 
     @property
     def rotation(self) -> Array:
         """Of the tool, (3, 3): z is where it points, y is where the fingers open."""
-        return self.data.site_xmat[self._tool].reshape(3, 3).copy()
+        return np.array(self.data.site_xmat[self._tool].reshape(3, 3))
 
     def site(self, name: str) -> Array:
         """Position (3,) of a site of the model, world."""
-        return self.data.site(name).xpos.copy()
+        return np.array(self.data.site(name).xpos)
 
     def joint(self, name: str) -> float:
         """Position of a joint with one number, rad or m."""

@@ -153,7 +153,7 @@ def _knob(site: str, joint: str, depth_m: float) -> list[Move]:
 def _tangent(arm: Arm, site: str, hinge_m: Array) -> Array:
     """Direction (3,) in which a site moves that turns clockwise about a hinge, seen from above."""
     x, y = arm.site(site)[:2] - hinge_m
-    return np.array([y, -x, 0.0]) / np.hypot(x, y)
+    return np.asarray(np.array([y, -x, 0.0]) / np.hypot(x, y))
 
 
 def _lever() -> list[Move]:

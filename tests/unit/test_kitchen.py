@@ -1,4 +1,4 @@
-"""Franka Kitchen: that the batch is the published environment, what goals ask for, who can do it."""
+"""Franka Kitchen: the batch is the published environment, what goals ask for, and who does it."""
 
 from __future__ import annotations
 
