@@ -33,7 +33,7 @@ class Args:
     # What to record
     out: Path
     """File to write (.npz)."""
-    task: Literal["play_parts", "block_push"] = "play_parts"
+    task: Literal["play_parts", "block_push", "kitchen"] = "play_parts"
     """Task with goals."""
     level: str | None = None
     """Level of randomisation; the task's usual one when left out."""

@@ -45,10 +45,10 @@ LEAST_RATE_KEPT = 0.95
 class Args:
     """Measures a policy's success on unseen seeds."""
 
-    task: Literal["peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push"] = (
-        "peg_insert"
-    )
-    """Task of the cell, or the block-pushing benchmark."""
+    task: Literal[
+        "peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push", "kitchen"
+    ] = "peg_insert"
+    """Task of the cell, or a public benchmark of BESO: block pushing, Franka Kitchen."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False

@@ -3,7 +3,7 @@
     python -m training.film --bundle peg_beso --seed 7 --out film.png
 
 The robot wears its meshes where pybullet brings them; the physics is that of the evaluator. The
-table of block_push is drawn from above, its goal as outlines.
+table of block_push is drawn from above, its goal as outlines; the kitchen wears its own colours.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Args:
 
     out: Path
     """File to write: .png for a strip of frames, .mp4 for a film."""
-    task: Literal["peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push"] = (
-        "peg_insert"
-    )
-    """Task of the cell, or the block-pushing benchmark."""
+    task: Literal[
+        "peg_insert", "nut_on_post", "leg_screw", "play_parts", "block_push", "kitchen"
+    ] = "peg_insert"
+    """Task of the cell, or a public benchmark of BESO: block pushing, Franka Kitchen."""
     bundle: str = "peg_beso"
     """Name of a bundle in the zoo, or a folder's path."""
     expert: bool = False
@@ -104,6 +104,35 @@ class TableStage:
         return [self.drawn[i].copy() for i in chosen]
 
 
+class KitchenStage:
+    """Records states of the kitchen and renders those that are wanted."""
+
+    def __init__(self, env: Any, args: Args) -> None:
+        self.env, self.size = env, args.size
+        self.states: list[npt.NDArray[np.float64]] = []
+
+    def record(self) -> None:
+        """Keeps the state before a step."""
+        self.states.append(self.env.qpos[0].copy())
+
+    def pictures(self, chosen: list[int]) -> list[Picture]:
+        """The recorded states `chosen`, BGR."""
+        data = mujoco.MjData(self.env.model)
+        camera = mujoco.MjvCamera()
+        camera.lookat[:] = (-0.3, 0.45, 2.05)
+        camera.azimuth, camera.elevation, camera.distance = 65.0, -30.0, 2.0
+        found: list[Picture] = []
+        with Camera(self.env.model, *self.size) as renderer:
+            for i in chosen:
+                data.qpos[:] = self.states[i]
+                mujoco.mj_forward(self.env.model, data)
+                found.append(np.ascontiguousarray(renderer.picture(data, camera)[:, :, ::-1]))
+        return found
+
+
+STAGES = {"block_push": TableStage, "kitchen": KitchenStage}
+
+
 def main(args: Args) -> None:
     """Runs the episode, then draws what was recorded.
 
@@ -124,7 +153,7 @@ def main(args: Args) -> None:
                 f"--bundle: got a policy for {bundle.manifest.task}, expected {args.task}"
             )
         actor = bundle_actor(Policy(bundle), tasks.LATENCY_STEPS[args.task])
-    stage = TableStage(env, args) if args.task == "block_push" else CellStage(env, args)
+    stage = STAGES.get(args.task, CellStage)(env, args)
     step = env.step
 
     def recorded(actions: npt.NDArray[np.floating]) -> tuple:

@@ -17,16 +17,19 @@ TASKS = {
     "leg_screw": "sim.tasks.leg_screw.LegScrewBatch",
     "play_parts": "sim.tasks.play_parts.PlayPartsBatch",
     "block_push": "sim.bullet.block_push.BlockPushBatch",
+    "kitchen": "sim.kitchen.KitchenBatch",
 }
 EXPERTS = {
     "peg_insert": "sim.experts.peg_insert.PegInsertExpert",
     "nut_on_post": "sim.experts.nut_on_post.NutOnPostExpert",
     "leg_screw": "sim.experts.leg_screw.LegScrewExpert",
+    "kitchen": "sim.experts.kitchen.KitchenExpert",
 }
 # Who plays in the tasks that have goals, for training.collect_play.
 PLAY_TASKS = {
     "play_parts": "sim.experts.play_parts.PlayPartsDemonstrator",
     "block_push": "sim.experts.block_push.BlockPushDemonstrator",
+    "kitchen": "sim.experts.kitchen.KitchenDemonstrator",
 }
 # The level a task is usually measured, and played, at.
 USUAL_LEVELS = {
@@ -35,15 +38,17 @@ USUAL_LEVELS = {
     "leg_screw": "low",
     "play_parts": "low",
     "block_push": "med",
+    "kitchen": "med",
 }
 # Policy steps between an observation and the first use of its chunk. A robot moves on while the
-# policy infers; the table of the published benchmark waits, and so do the papers' evaluations.
+# policy infers; the published benchmarks wait, and so do the papers' evaluations.
 LATENCY_STEPS = {
     "peg_insert": 1,
     "nut_on_post": 1,
     "leg_screw": 1,
     "play_parts": 1,
     "block_push": 0,
+    "kitchen": 0,
 }
 
 

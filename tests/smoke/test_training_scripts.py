@@ -188,6 +188,32 @@ def test_baselines_train_on_play_in_hindsight(method: str, tmp_path: Path) -> No
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_kitchen_goes_from_demonstrations_to_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium_robotics", reason="comes with the training extra")
+    data, bundle = tmp_path / "kitchen.npz", tmp_path / "kitchen_small"
+    report, picture = tmp_path / "report.json", tmp_path / "kitchen.png"
+    collected = run("collect_play", "--task", "kitchen", "--episodes", 2, "--out", data)
+    assert "2 episodes" in last_line(collected)
+    assert load(data).observation.shape[1] == 51
+    small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3, "--goal-drop", 0.1)
+    where = ("--data", data, "--runs", tmp_path, "--validation-share", 0.5, "--name", "k")
+    last_line(run("train_beso", *where, *small, "--hindsight-steps", 200, "--execute-steps", 4))
+    assert "loads and checks" in last_line(
+        run("export", "--run", tmp_path / "k", "--bundle", bundle)
+    )
+    one = ("--task", "kitchen", "--episodes", 1, "--num-envs", 1)
+    last_line(run("evaluate", *one, "--bundle", bundle, "--report", report))
+    measured = json.loads(report.read_text())
+    assert 0.0 <= measured["result"] <= measured["reward"] <= 4.0
+    assert sum(asked for _, asked in measured["subtasks"].values()) == 4
+    swept = run("sweep", *one, "--runs", tmp_path / "k", "--steps", 1, "--cfg-lambda", 0)
+    assert last_line(swept).startswith("| beso, noise 0.5, lambda 0 | 1 | 0.")
+    shown = run("film", "--task", "kitchen", "--expert", "--out", picture, "--size", 96, 72)
+    if "no GL library" not in shown.stderr:
+        assert "success after" in last_line(shown)
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
 @pytest.mark.parametrize("script", ["train_residual", "train_residual_td"])
 def test_a_residual_is_trained_resumed_exported_and_evaluated(
     script: str, demonstrations: Path, tmp_path: Path
@@ -330,6 +356,16 @@ def test_rollouts_are_timed_against_the_same_physics(tmp_path: Path) -> None:
         ("benchmark", ("policy-latency", "--rounds", 0), "--rounds: got 0, expected at least 1"),
         ("benchmark", ("rollouts", "--steps", 0), "--steps: got 0, expected at least 1"),
         ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
+        (
+            "collect_play",
+            ("--task", "kitchen", "--out", "x.npz", "--level", "low"),
+            "level: got 'low', expected med: kitchen has but one",
+        ),
+        (
+            "collect_play",
+            ("--task", "kitchen", "--out", "x.npz", "--seed0", 5),
+            "--seed0: got 5, expected at least 1000000",
+        ),
         (
             "evaluate",
             (

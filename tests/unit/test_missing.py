@@ -9,6 +9,7 @@ from policies.beso.network import NetworkSettings, ResidualMLP
 from policies.features import INSERTION_SPEC
 from policies.spec import Spec
 from sim.bullet.block_push import BLOCK_PUSH_SPEC
+from sim.kitchen import JOINTS, KITCHEN_SPEC
 from sim.tasks.play_parts import PLAY_SPEC
 from training.inputs import achieved_entry
 
@@ -51,6 +52,7 @@ def test_every_goal_state_is_compared_with_the_newest_observation() -> None:
 
 def test_the_entry_is_found_by_the_fields_names() -> None:
     assert achieved_entry(BLOCK_PUSH_SPEC) == 0
+    assert achieved_entry(KITCHEN_SPEC) == JOINTS
     entry = achieved_entry(PLAY_SPEC)
     names = [field.name for field in PLAY_SPEC.observation]
     before = sum(f.size for f in PLAY_SPEC.observation[: names.index("observation.state.parts")])
