@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.spec import Field, Spec
+from sim.modes import spread
 
 Array = NDArray[np.float64]
 Observation = NDArray[np.float32]
@@ -270,15 +270,11 @@ class KitchenBatch:
             mean `reward` and `result`, of 4; `subtasks`: by name, how often it was done and how
             often it was asked for, [done when asked, asked]; `unasked`: sub-tasks done per episode
             that were not asked for; `first_modes`: episodes per first sub-task, in the order of
-            SUBTASKS; `modes_covered`: share of the seven that occurred; `modes_entropy`: entropy of
-            their distribution, 1 where all are alike.
+            SUBTASKS, and their spread, see sim.modes.
         """
         end = {key: np.array([trace[key][-1] for trace in traces]) for key in traces[0]}
         completed, asked = end["completed"], end["asked"]
-        first = Counter(int(mode) for mode in end["first"] if mode >= 0)
-        modes = len(SUBTASKS)
-        share = np.array([first[k] for k in range(modes)]) / max(sum(first.values()), 1)
-        present = share[share > 0]
+        first = [int((end["first"] == k).sum()) for k in range(len(SUBTASKS))]
         return {
             "reward": round(float(end["reward"].mean()), 4),
             "result": round(float(end["result"].mean()), 4),
@@ -287,9 +283,8 @@ class KitchenBatch:
                 for k, name in enumerate(SUBTASKS)
             },
             "unasked": round(float((completed & ~asked).sum(axis=1).mean()), 4),
-            "first_modes": [first[k] for k in range(modes)],
-            "modes_covered": round(float((share > 0).mean()), 4),
-            "modes_entropy": round(float(-(present * np.log(present)).sum() / np.log(modes)), 4),
+            "first_modes": first,
+            **spread(first),
         }
 
     def observe(self) -> Observation:

@@ -94,7 +94,7 @@ def settings_of(args: Args, run: Run) -> list[dict[str, Any]]:
     if not isinstance(run.policy, ScorePolicy):
         return [{}]
     sampler = run.policy.sampler
-    # What is not asked for stays the run's own; these are named in a table all the same.
+    # What is not asked for stays as the run has it; noise and guidance are in the table even so.
     swept = {
         "steps": args.steps,
         "noise_scale": args.noise_scale or (sampler.noise_scale,),

@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.spec import Field, Spec
+from sim.modes import spread
 
 Array = NDArray[np.float64]
 Observation = NDArray[np.float32]
@@ -348,20 +348,16 @@ class BlockPushBatch:
 
         Returns:
             mean `reward` and `result`; `first_modes`: episodes per first entry, numbered 2 * block
-            + square; `modes_covered`: share of the four that occurred; `modes_entropy`: entropy of
-            their distribution, 1 where all are alike; `assignments`: episodes that ended with the
+            + square, and their spread, see sim.modes; `assignments`: episodes that ended with the
             red block in square 0 and in square 1.
         """
         end = {key: np.array([trace[key][-1] for trace in traces]) for key in traces[0]}
-        first = Counter(int(mode) for mode in end["first"] if mode >= 0)
-        share = np.array([first[k] for k in range(4)]) / max(sum(first.values()), 1)
-        present = share[share > 0]
+        first = [int((end["first"] == k).sum()) for k in range(4)]
         return {
             "reward": round(float(end["reward"].mean()), 4),
             "result": round(float(end["result"].mean()), 4),
-            "first_modes": [first[k] for k in range(4)],
-            "modes_covered": float((share > 0).mean()),
-            "modes_entropy": round(float(-(present * np.log(present)).sum() / np.log(4)), 4),
+            "first_modes": first,
+            **spread(first),
             "assignments": [int((end["assignment"] == k).sum()) for k in range(2)],
         }
 

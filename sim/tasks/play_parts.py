@@ -28,6 +28,7 @@ from policies.features import (
 from policies.spec import Field, Spec
 from sim import cell, layout, scene
 from sim.fixtures.pegs import PART_WIDTH_M, PegFixture
+from sim.modes import spread
 from sim.tasks.cell_batch import CellBatch, Info, Observation, Rows
 
 Array = NDArray[np.float64]
@@ -133,23 +134,19 @@ class PlayPartsBatch(CellBatch):
             `result`: share of pegs at their goals in the end; `distance_mm`: median distance of a
             peg from its goal in the end; `moved`: share of episodes with a completed move;
             `moves`: moves completed per episode; `first_modes`: episodes per first move, numbered
-            2 * peg + rank of the free spot; `modes_covered`: share of the four that occurred;
-            `modes_entropy`: entropy of their distribution, 1 where all are alike; `orders`:
-            episodes per peg that reached its goal first, where both did.
+            2 * peg + rank of the free spot, and their spread, see sim.modes; `orders`: episodes
+            per peg that reached its goal first, where both did.
         """
         end = {key: np.array([trace[key][-1] for trace in traces]) for key in traces[0]}
-        modes = Counter(int(mode) for mode in end["first_mode"] if mode >= 0)
+        modes = [int((end["first_mode"] == k).sum()) for k in range(4)]
         orders = Counter(int(peg) for peg in end["order"] if peg >= 0)
-        share = np.array([modes[k] for k in range(4)]) / max(sum(modes.values()), 1)
-        share = share[share > 0]
         return {
             "result": round(float(end["at_goal"].mean()), 4),
             "distance_mm": round(1e3 * float(np.median(end["distance_m"])), 1),
             "moved": round(float((end["moves"] > 0).mean()), 4),
             "moves": round(float(end["moves"].mean()), 3),
             "first_modes": {str(k): modes[k] for k in range(4)},
-            "modes_covered": len(modes) / 4,
-            "modes_entropy": round(float(-(share * np.log(share)).sum() / np.log(4)), 4),
+            **spread(modes),
             "orders": {peg: orders[k] for k, peg in enumerate(PEGS)},
         }
 
