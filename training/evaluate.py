@@ -269,6 +269,8 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
         "penetration_p95_mm",
         "peak_force_max_n",
         "deadline_misses",
+        "late_corrections",
+        "safety_interventions",
     )
     return {
         "successes": sum(results[seed] for seed in wanted),

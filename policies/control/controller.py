@@ -116,26 +116,38 @@ class Controller:
         Columns: tool translation (3, m) and rotation vector (3, rad) of the target in its own
         frame, and the gripper width (m). A row with a NaN or an infinity makes its robot hold.
         """
-        action = np.asarray(action, dtype=float)
+        self._anchor(self._holding)
+        self._positions = np.stack([*self._positions[1:], self._positions[2]])
+        self._rotations = np.stack([*self._rotations[1:], self._rotations[2]])
+        self._tick[:] = 0
+        self._aim(np.asarray(action, dtype=float))
+
+    def amend_step(self, action: Array) -> None:
+        """Replaces the action (batch, 7) of the step in progress.
+
+        It may come a few ticks late: the spline turns to a step's target with the square of the
+        time since its beginning.
+        """
+        self._aim(np.asarray(action, dtype=float))
+
+    def _aim(self, action: Array) -> None:
+        """Sets the next target, a step from the current one."""
         valid: NDArray[np.bool_] = np.asarray(np.isfinite(action).all(axis=-1))
         self.filter.interventions["invalid"] += ~valid
-        self._anchor(self._holding)
         still = np.concatenate([np.zeros((len(action), 6)), self.gripper_target_m[:, None]], axis=1)
         action = np.where(valid[:, None], action, still)
         translation, over_m = _limit_norm(action[:, :3], self._step_translation_m)
         rotation, over_rad = _limit_norm(action[:, 3:6], self._step_rotation_rad)
         self._extra["tool_speed"] += over_m | over_rad
 
-        position = self._positions[2] + np.einsum("bij,bj->bi", self._rotations[2], translation)
-        position = np.clip(position, self._safety.workspace_min_m, self._safety.workspace_max_m)
-        self._positions = np.stack([self._positions[1], self._positions[2], position])
-        self._rotations = np.stack(
-            [self._rotations[1], self._rotations[2], self._rotations[2] @ so3.exp(rotation)]
+        position = self._positions[1] + np.einsum("bij,bj->bi", self._rotations[1], translation)
+        self._positions[2] = np.clip(
+            position, self._safety.workspace_min_m, self._safety.workspace_max_m
         )
+        self._rotations[2] = self._rotations[1] @ so3.exp(rotation)
         self.gripper_target_m = np.clip(
             action[:, 6], self._gripper.width_min_m, self._gripper.width_max_m
         )
-        self._tick[:] = 0
         self._holding = ~valid
 
     def hold(self, ids: Rows = ALL) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from dovetail_control.control_node import ControlNode
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.ros
 CONFIG = load("panda")
 NAMES = [*CONFIG.joint_names, CONFIG.gripper.joint]
 HORIZON = 8
+PERIOD_S = 1.0 / CONFIG.rates.control_hz
 
 
 class Bench:
@@ -42,7 +45,8 @@ class Bench:
         self.feeding = True
         self._joints = graph.node.create_publisher(JointState, "/joint_states", 1)
         self._chunks = graph.node.create_publisher(ActionChunk, "/action_chunk", 1)
-        graph.node.create_timer(0.01, self._feed)
+        self.readings: list[JointState] = []
+        self._feeder = graph.node.create_timer(PERIOD_S, self._feed)
         graph.until(lambda: self._chunks.get_subscription_count(), "control listens")
         graph.until(lambda: self.states and self.commands, "control runs")
 
@@ -54,6 +58,11 @@ class Bench:
         message = JointState(name=NAMES, position=self.positions, velocity=[0.0] * 8)
         message.header.stamp = self.graph.node.get_clock().now().to_msg()
         self._joints.publish(message)
+        self.readings.append(message)
+
+    def shift_readings(self) -> None:
+        """Begins the readings' period anew."""
+        self._feeder.reset()
 
     def chunk(self, **changes: object) -> ActionChunk:
         """A valid chunk that rises 2 mm per step, for now; with changes."""
@@ -102,6 +111,24 @@ def test_executes_a_chunk_and_holds_within_its_stale_age(bench: Bench) -> None:
     consumed = state.step - chunk.first_step
     assert 0 < consumed <= math.ceil(CONFIG.safety.chunk_stale_s / 0.1)
     assert 0.0 < state.tool_measured.position.z - start_z_m < 0.002 * (consumed + 1)
+
+
+def test_each_command_follows_its_reading_whatever_the_phase(bench: Bench) -> None:
+    def stamps_s(messages: list[Any]) -> np.ndarray:
+        stamps = [m.header.stamp for m in messages]
+        return np.array([s.sec + 1e-9 * s.nanosec for s in stamps])
+
+    for share in (0.0, 0.25, 0.5, 0.75):
+        start_s = time.monotonic()
+        bench.graph.until(lambda at=start_s + share * PERIOD_S: time.monotonic() > at, "a phase")
+        bench.shift_readings()
+        begun = len(bench.readings), len(bench.commands)
+        bench.graph.until(lambda n=begun[1] + 40: len(bench.commands) > n, "control goes on")
+        readings_s = stamps_s(bench.readings[begun[0] :])
+        commands_s = stamps_s(bench.commands[begun[1] + 5 :])
+        age_s = [c - readings_s[readings_s <= c].max() for c in commands_s]
+        # A second clock of the control's own would give half a period in the mean of the phases.
+        assert np.median(age_s) < 0.3 * PERIOD_S
 
 
 def test_empty_chunk_ends_the_execution_at_once(bench: Bench) -> None:

@@ -120,25 +120,53 @@ def test_empty_chunk_with_data_is_refused() -> None:
         clocked.push(clocked.chunk(0.0, horizon=0, data=np.zeros(7)))
 
 
-def test_state_is_published_ahead_of_each_step_with_what_the_step_begins_with() -> None:
+def test_state_is_published_at_each_boundary_with_what_the_step_begins_with() -> None:
     clocked = Clocked()
     clocked.push(clocked.chunk(0.002))
-    loop, told, begun = clocked.loop, [], []
-    for _ in range(32):
+    loop, steps = clocked.loop, []
+    for tick in range(32):
         clocked.now_s += DT_S
         joints = Joints(clocked.q_rad, np.zeros(7), 0.08, clocked.now_s)
-        if loop.begin_cycle(joints, clocked.now_s) and not loop.hold_reason:
-            told.append((clocked.now_s, loop.step, loop.ahead_s, loop.target[0].copy()))
-        if loop.boundary:
-            begun.append((clocked.now_s, loop.step, loop.target[0].copy()))
+        before = loop.target[0].copy()
+        if loop.begin_cycle(joints, clocked.now_s):
+            steps.append((tick, loop.step))
+            np.testing.assert_array_equal(loop.target[0], before)
         clocked.q_rad = loop.command(joints, clocked.now_s).q_rad[0].copy()
-    assert len(told) == 3
-    for (told_s, told_step, ahead_s, told_target), (begun_s, step, target) in zip(
-        told, begun[1:], strict=True
-    ):
-        assert told_s + ahead_s == pytest.approx(begun_s) and 0.0 < ahead_s < 0.05
-        assert told_step == step
-        np.testing.assert_array_equal(told_target, target)
+    assert steps == [(0, 0), (10, 1), (20, 2), (30, 3)]
+
+
+def test_correction_of_a_step_that_has_just_begun_ends_where_the_step_would_have() -> None:
+    asked, corrected = 0.002, 0.005
+    plain, late = Clocked(), Clocked()
+    plain.push(plain.chunk(corrected))
+    plain.ticks(10)
+    late.push(late.chunk(asked))
+    late.ticks(2)
+    begun = late.loop.target[0].copy()
+    late.push(late.chunk(corrected, first_step=0))
+    late.ticks(8)
+    assert np.linalg.norm(late.loop.target[0] - begun) > 0.002
+    np.testing.assert_allclose(late.loop.target[0], plain.loop.target[0], atol=1e-12)
+    # On its way it was behind, by a few hundredths of a millimetre.
+    np.testing.assert_allclose(late.q_rad, plain.q_rad, atol=1e-3)
+    assert late.loop.late_corrections == 0
+    acceleration = np.diff(late.commands, n=2, axis=0) / DT_S**2
+    assert (np.abs(acceleration).max(axis=0) <= CONFIG.acceleration_limits * (1 + 1e-6)).all()
+
+
+def test_correction_that_comes_too_late_is_counted_and_changes_nothing() -> None:
+    plain, late = Clocked(), Clocked()
+    for clocked in (plain, late):
+        clocked.push(clocked.chunk(0.002))
+        clocked.ticks(6)
+    # The same again is no correction.
+    late.push(late.chunk(0.002, first_step=0))
+    assert late.loop.late_corrections == 0
+    late.push(late.chunk(0.005, first_step=0, stamp_s=late.now_s + 1e-3))
+    assert late.loop.late_corrections == 1
+    plain.ticks(4)
+    late.ticks(4)
+    np.testing.assert_array_equal(late.q_rad, plain.q_rad)
 
 
 def test_timing_counts_a_pause_once() -> None:

@@ -133,7 +133,7 @@ def test_inference_of_more_than_a_step_is_expected_and_borne(bench: Bench) -> No
         while bench.states[-1].step <= first and not bench.states[-1].holding:
             over.wait(0.005)
         late = bench.states[-1]
-        boundary_s = skills.robot_time_s(late.header.stamp) + late.ahead_s
+        boundary_s = skills.robot_time_s(late.header.stamp)
         while skills.robot_time_s() < boundary_s + 0.01 and not over.wait(0.005):
             pass
         return infer(*arguments, **options)

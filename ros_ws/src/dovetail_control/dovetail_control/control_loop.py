@@ -20,9 +20,9 @@ from policies.control import Controller, JointCommand
 Array = NDArray[np.float64]
 
 RATE_TOLERANCE = 1e-3
-# While a chunk is executed the state is published so long before the next policy step begins: time
-# for whoever corrects that step's action from the newest readings.
-AHEAD_S = 0.02
+# A policy step is corrected from the readings of the moment it began with, so the correction comes
+# when it is under way. Until then the step has hardly turned to its target; later it is too late.
+CORRECTION_S = 0.03
 
 
 class ChunkRefused(ValueError):
@@ -65,6 +65,7 @@ class ControlLoop:
         hold_reason: why the robot is held; empty while a chunk is executed.
         goal_id: skill goal of the newest chunk.
         rejected_chunks: chunks refused so far.
+        late_corrections: corrections of an action that came too late for it.
         boundary: whether the last cycle began a policy step, or a hold, or kept one at its rate.
     """
 
@@ -80,10 +81,11 @@ class ControlLoop:
         self.goal_id = ""
         self.hold_reason = "not started"
         self.rejected_chunks = 0
+        self.late_corrections = 0
         self.boundary = True
-        ticks = self.controller.ticks_per_step
-        self._ahead_ticks = min(max(round(AHEAD_S * action_hz * ticks), 1), ticks - 1)
+        self._correction_ticks = round(CORRECTION_S * config.rates.control_hz)
         self._tick = 0
+        self._action: NDArray[np.floating] | None = None
         self._anchored = False
         self._chunk_stamp_s = -math.inf
         self._counted: dict[str, int] = {}
@@ -100,12 +102,6 @@ class ControlLoop:
         if self.hold_reason:
             return held.tool_position_m[0], held.tool_rotation[0]
         return controller.target_position_m[0], controller.target_rotation[0]
-
-    @property
-    def ahead_s(self) -> float:
-        """Robot time from the publication of the state to the boundary that it is for."""
-        ticks = self.controller.ticks_per_step
-        return 0.0 if self.hold_reason else self._ahead_ticks / (ticks * self._action_hz)
 
     @property
     def interventions(self) -> dict[str, int]:
@@ -147,14 +143,15 @@ class ControlLoop:
         if self._buffer.push(chunk):
             self.goal_id = message.goal_id
             self._chunk_stamp_s = chunk.stamp_s
+            if chunk.first_step == self.step - 1 and not self.hold_reason:
+                self._correct(chunk.actions[0])
 
     def begin_cycle(self, joints: Joints | None, now_s: float) -> bool:
         """Decides about this cycle before anything moves.
 
         Returns:
-            Whether to publish the state now, before `command`: while a chunk is executed, ahead of
-            each boundary between two policy steps, and otherwise at the boundary itself. Target and
-            step count are the same then as at the boundary.
+            Whether this is a boundary between two policy steps: the state is to be published now,
+            before `command`.
         """
         problem = self._problem(joints, now_s)
         if not problem and not self._anchored and joints is not None:
@@ -173,9 +170,7 @@ class ControlLoop:
         elif ready and not problem:
             self._tick = 0
         self.boundary = self._tick == 0
-        if self.hold_reason:
-            return self.boundary
-        return self._tick == ticks - self._ahead_ticks
+        return self.boundary
 
     def command(self, joints: Joints, now_s: float) -> JointCommand:
         """Finishes the cycle: begins the next policy step at a boundary, then one control tick."""
@@ -185,8 +180,19 @@ class ControlLoop:
                 self._hold(self._why_no_action())
             else:
                 self.hold_reason = ""
+                self._action = action
                 self.controller.begin_step(np.asarray(action, dtype=float)[None])
         return self.controller.tick(joints.q_rad[None])
+
+    def _correct(self, action: NDArray[np.floating]) -> None:
+        """Takes another action for the step in progress, if it has only begun."""
+        if self._action is not None and np.array_equal(action, self._action):
+            return
+        if self._tick >= self._correction_ticks:
+            self.late_corrections += 1
+            return
+        self._action = action
+        self.controller.amend_step(np.asarray(action, dtype=float)[None])
 
     def _hold(self, reason: str) -> None:
         self.hold_reason = reason

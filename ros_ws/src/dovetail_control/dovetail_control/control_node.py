@@ -1,4 +1,9 @@
-"""The control node: runs the control loop at the robot's own rate."""
+"""The control node: runs the control loop at the robot's own rate.
+
+Where joint states come at a whole multiple of that rate, each cycle is set off by a reading, so
+that a command follows its reading at once whatever the phase of the two clocks. A timer sets off
+the cycle when no reading comes.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +26,8 @@ from policies.control import JointCommand
 from policies.features import ACTION, POLICY_HZ
 
 BASE_FRAME = "base"
+# A cycle that is late by this share of a period is not waiting for a reading any more.
+OVERDUE = 0.5
 
 
 class ControlNode(DovetailNode):
@@ -38,6 +45,9 @@ class ControlNode(DovetailNode):
         config = self.hardware
         self._names = [*config.joint_names, config.gripper.joint]
         self._period_s = 1.0 / (config.rates.control_hz * self.real_time_factor)
+        readings = config.rates.state_hz / config.rates.control_hz
+        # Zero where readings and cycles do not go together: then the timer alone sets the pace.
+        self._readings_per_cycle = round(readings) if readings == round(readings) else 0
         self._start_afresh()
         self._commands = self.create_publisher(
             JointTrajectory, self.topic_name("joint_command"), self.qos("joint_command")
@@ -58,6 +68,7 @@ class ControlNode(DovetailNode):
     def activate(self) -> None:
         """Starts from the measured posture."""
         self._start_afresh()
+        self._readings, self._cycle_s = 0, time.monotonic()
         self._timer = self.create_timer(self._period_s, self._on_timer)
 
     def deactivate(self) -> None:
@@ -77,6 +88,7 @@ class ControlNode(DovetailNode):
         return {
             "hold_reason": self._loop.hold_reason,
             "rejected_chunks": str(self._loop.rejected_chunks),
+            "late_corrections": str(self._loop.late_corrections),
             "deadline_misses": str(self._timing.misses),
         }
 
@@ -105,6 +117,10 @@ class ControlNode(DovetailNode):
         for asked_s, future in self._waiting:
             if stamp_s > asked_s and not future.done():
                 future.set_result(self._joints)
+        if self._timer is not None and self._readings_per_cycle:
+            self._readings += 1
+            if self._readings >= self._readings_per_cycle:
+                self._cycle()
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if not self.active:
@@ -144,7 +160,13 @@ class ControlNode(DovetailNode):
         return response
 
     def _on_timer(self) -> None:
-        start_s = time.monotonic()
+        overdue_s = time.monotonic() - self._cycle_s - self._period_s
+        if not self._readings_per_cycle or overdue_s > OVERDUE * self._period_s:
+            self._cycle()
+
+    def _cycle(self) -> None:
+        self._readings, self._cycle_s = 0, time.monotonic()
+        start_s = self._cycle_s
         loop, now_s = self._running, self.robot_time_s()
         if loop.begin_cycle(self._joints, now_s):
             self._publish_state()
@@ -177,7 +199,6 @@ class ControlNode(DovetailNode):
         state = ControlState()
         state.header.stamp = self.get_clock().now().to_msg()
         state.header.frame_id = BASE_FRAME
-        state.ahead_s = loop.ahead_s
         state.step = loop.step
         state.hold_reason = loop.hold_reason
         state.holding = bool(loop.hold_reason)
@@ -191,6 +212,7 @@ class ControlNode(DovetailNode):
         state.intervention_kinds = list(interventions)
         state.intervention_counts = list(interventions.values())
         state.rejected_chunks = loop.rejected_chunks
+        state.late_corrections = loop.late_corrections
         state.cycles = timing.cycles
         state.deadline_misses = timing.misses
         state.control_hz = timing.rate_hz / self.real_time_factor

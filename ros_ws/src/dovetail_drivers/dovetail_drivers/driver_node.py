@@ -143,7 +143,6 @@ class DriverNode(DovetailNode):
         state.position = [*seen.q_rad.tolist(), seen.gripper_width_m]
         state.velocity = [*seen.dq_rad_s.tolist(), 0.0]
         state.effort = [*seen.effort_nm.tolist(), 0.0]
-        self._states.publish(state)
         world = WorldState(header=state.header, load_count=self._machine.load_count)
         for name, pose in zip(
             seen.names, poses.to_messages(seen.positions_m, seen.rotations), strict=True
@@ -151,6 +150,8 @@ class DriverNode(DovetailNode):
             group = world.parts if name in self._objects.parts else world.sockets
             group.append(ObjectPose(name=name, pose=pose))
         self._world.publish(world)
+        # Last, for it sets off the control cycle: whoever is asked by that sees this world.
+        self._states.publish(state)
 
     def _on_command(self, message: JointTrajectory) -> None:
         if not self.active:

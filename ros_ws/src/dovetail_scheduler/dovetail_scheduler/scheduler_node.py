@@ -160,6 +160,7 @@ class SchedulerNode(DovetailNode):
             },
             "safety_interventions": dict(kinds),
             "rejected_chunks": control.rejected_chunks,
+            "late_corrections": control.late_corrections,
         }
 
     def _tick(self) -> None:

@@ -136,7 +136,7 @@ class LearnedPlanner:
 
     Part and socket are filtered and chunks are timed as in simulation: a chunk takes over at the
     step after that of its observation. A policy with a residual has each action corrected from the
-    newest readings, just before it is executed.
+    readings of the moment it begins with.
 
     Args:
         model: the policy.

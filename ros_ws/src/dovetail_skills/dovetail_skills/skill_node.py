@@ -1,9 +1,9 @@
 """The skill server: one action type for every skill, one skill at a time on the robot.
 
 The node is driven by the control state: at each boundary between policy steps it judges the world,
-corrects the action that is next where the policy has a residual, and, when a chunk is due, plans
-the next one in a thread of its own while the robot executes the last one. What it publishes is
-indexed by the step count of the observation, never by time.
+corrects the action that begins there where the policy has a residual, and, when a chunk is due,
+plans the next one in a thread of its own while the robot executes the last one. What it publishes
+is indexed by the step count of the observation, never by time.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class SkillNode(DovetailNode):
         readings = Readings(
             step=int(control.step),
             holding=control.holding,
-            boundary_s=self.robot_time_s(control.header.stamp) + control.ahead_s,
+            boundary_s=self.robot_time_s(control.header.stamp),
             q_rad=np.array(joints.position[:-1]),
             dq_rad_s=np.array(joints.velocity[:-1]),
             gripper_width_m=float(joints.position[-1]),
@@ -237,7 +237,7 @@ class SkillNode(DovetailNode):
         return readings, joints.header.stamp
 
     def _act(self, current: SkillRun, readings: Readings, stamp: Any, plan: bool) -> None:
-        """Corrects what is next and, if it is time, has the next chunk planned."""
+        """Corrects what has begun and, if it is time, has the next chunk planned."""
         if current.outcome is not None:
             return
         try:
