@@ -31,6 +31,7 @@ from policies.continuation import delay_steps
 from policies.manifest import Evaluation, Manifest
 from policies.runtime import Policy
 from sim import tasks
+from sim.tasks.cell_batch import CellBatch
 from training.progress import Progress
 from training.rollout import bundle_actor, expert_actor, run_episodes, wilson_interval
 
@@ -83,6 +84,12 @@ class Args:
     """Time from an observation to the arrival of its chunk (sim): it takes over at the next policy
     step. When left out as in the nodes, less than a step, or none where the task waits.
     """
+    reading_age_ms: float = 0.0
+    """Age of the readings that a step begins with, a multiple of the control period (sim, tasks of
+    the cell). In the nodes it is a fraction of one.
+    """
+    command_delay_ms: float = 0.0
+    """Time from a control command to the servos that follow it, likewise."""
     real_time_factor: float = 0.0
     """Speed of the simulated cell, 0 for the hardware config's (ros). Below 1 where the machine is
     too busy to keep the control rate.
@@ -92,6 +99,11 @@ class Args:
     def level_or_usual(self) -> str:
         """The level to run at."""
         return self.level or tasks.USUAL_LEVELS[self.task]
+
+    @property
+    def delays_control(self) -> bool:
+        """Whether readings or commands are to be late."""
+        return self.reading_age_ms != 0.0 or self.command_delay_ms != 0.0
 
 
 def measure_latency_ms(call: Callable[[slice], object], rows: int) -> dict[str, float]:
@@ -161,6 +173,13 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         nthread=args.threads,
         friction=args.friction,
     )
+    if args.delays_control:
+        if not isinstance(env, CellBatch):
+            raise ValueError(
+                f"--reading-age-ms, --command-delay-ms: got task {args.task}, "
+                "expected one of the cell"
+            )
+        env.delay(1e-3 * args.reading_age_ms, 1e-3 * args.command_delay_ms)
     latency: dict[str, dict[str, float]] = {}
     refinement: Refinement | None = None
     if args.expert:
@@ -219,8 +238,11 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     """
     if args.task not in tasks.CLEARANCE_MM:
         raise ValueError(f"--via: got ros, expected sim for {args.task}: no skill of the nodes")
-    if args.residual == "off" or args.friction != 1.0:
-        raise ValueError("--residual, --friction: got --via ros, expected --via sim for a change")
+    if args.residual == "off" or args.friction != 1.0 or args.delays_control:
+        raise ValueError(
+            "--residual, --friction, --reading-age-ms, --command-delay-ms: "
+            "got --via ros, expected --via sim for a change"
+        )
     if args.expert:
         raise ValueError("--expert: got --via ros, expected --via sim; the nodes run bundles")
     # The launch runs in the repository's root: a bundle's path has to mean the same there.
@@ -295,8 +317,8 @@ def main(args: Args) -> None:
         raise ValueError("--delay-ms: got a delay, expected none but for a bundle in simulation")
     if args.record and args.expert:
         raise ValueError("--record: got --expert, expected a bundle to record the result in")
-    if args.record and args.delay_ms is not None:
-        raise ValueError("--record: got --delay-ms, expected the timing of the nodes")
+    if args.record and (args.delay_ms is not None or args.delays_control):
+        raise ValueError("--record: got a delay, expected the timing of the nodes")
     if args.record and (args.residual == "off" or args.friction != 1.0):
         raise ValueError("--record: got --residual off or --friction, expected the task as it is")
     if not 0.1 <= args.friction <= 10.0:
@@ -314,6 +336,8 @@ def main(args: Args) -> None:
         "friction": args.friction,
         "via": args.via,
         "delay_ms": args.delay_ms,
+        "reading_age_ms": args.reading_age_ms,
+        "command_delay_ms": args.command_delay_ms,
         "seed0": args.seed0,
         "episodes": args.episodes,
         "successes": successes,

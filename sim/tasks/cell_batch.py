@@ -93,6 +93,37 @@ class CellBatch:
         self._rngs = [np.random.default_rng(0)] * num_envs
         self.steps = np.zeros(num_envs, dtype=int)
         self._readings: list[scene.Pose] = []
+        # The robot's state as it was last read.
+        self._seen_qpos, self._seen_qvel = self._qpos.copy(), self._qvel.copy()
+        self._age_ticks = 0
+        # Commands under way to the servos, the oldest first, as rows of simulations.
+        self._under_way = np.zeros((num_envs, 0, model.nu))
+
+    def delay(self, reading_s: float, command_s: float) -> None:
+        """Lets time pass where the nodes of a slow machine would; call it before `reset`.
+
+        Args:
+            reading_s: age of a step's readings, robot and poses alike, when the step begins.
+            command_s: from a control tick's command to the servos that follow it.
+
+        Raises:
+            ValueError: no whole number of control periods, or readings older than a policy step.
+        """
+        ticks = {}
+        for name, delay_s in (("reading", reading_s), ("command", command_s)):
+            ticks[name] = round(delay_s * self.control_hz)
+            if delay_s < 0 or abs(delay_s * self.control_hz - ticks[name]) > 1e-6:
+                raise ValueError(
+                    f"{name} delay: got {1e3 * delay_s:g} ms, "
+                    f"expected a multiple of the control period, {1e3 / self.control_hz:g} ms"
+                )
+        if ticks["reading"] >= self.controller.ticks_per_step:
+            raise ValueError(
+                f"reading delay: got {1e3 * reading_s:g} ms, "
+                f"expected less than a policy step, {1e3 / self.spec.rate_hz:g} ms"
+            )
+        self._age_ticks = ticks["reading"]
+        self._under_way = np.repeat(self._ctrl[:, None], ticks["command"], axis=1)
 
     def reset(self, seeds: Rows, ids: Rows | None = None) -> Observation:
         """Starts an episode in each simulation of `ids` (all when None), one seed each.
@@ -115,6 +146,7 @@ class CellBatch:
         arm = self._qpos[ids[:, None], self.scene.arm_qpos]
         self._ctrl[ids[:, None], self.scene.arm_ctrl] = arm
         self._ctrl[ids, self.scene.gripper_ctrl] = START_WIDTH_M
+        self._under_way[ids] = self._ctrl[ids, None]
         self.batch.forward(ids)
         self.controller.reset(arm, np.full(len(ids), START_WIDTH_M), ids)
         self.steps[ids] = 0
@@ -136,15 +168,22 @@ class CellBatch:
         controller, scn = self.controller, self.scene
         controller.begin_step(np.asarray(actions, dtype=float))
         self._start_step()
+        everyone = np.arange(self.num_envs)
         for tick in range(controller.ticks_per_step):
+            if tick == controller.ticks_per_step - self._age_ticks:
+                self._read(everyone)
             command = controller.tick(self._qpos[:, scn.arm_qpos])
             self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
             self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
+            if self._under_way.shape[1]:
+                sent = np.concatenate([self._under_way, self._ctrl[:, None]], axis=1)
+                self._ctrl[:], self._under_way = sent[:, 0], sent[:, 1:]
             self.batch.step(nstep=self._substeps)
             scn.mechanism.update(self._state)
             self._after_tick(tick)
         self.steps += 1
-        self._read(np.arange(self.num_envs))
+        if not self._age_ticks:
+            self._read(everyone)
         success = self.success()
         done = success | (self.steps >= self.max_steps)
         info = self._info()
@@ -161,7 +200,8 @@ class CellBatch:
         """Everything an episode depends on but its random stream, each with a leading axis N."""
         state = [self.batch.bind(name) for name in STATE]
         readings = [array for pose in self._readings for array in pose]
-        return [*state, *self.controller.rows, self.steps, *readings]
+        seen = [self._seen_qpos, self._seen_qvel, self._under_way]
+        return [*state, *self.controller.rows, self.steps, *seen, *readings]
 
     def save(self, i: int) -> list[Any]:
         """A copy of where the episode in simulation `i` stands."""
@@ -206,7 +246,8 @@ class CellBatch:
         return {}
 
     def _read(self, ids: Rows) -> None:
-        """Takes one noisy reading of each pose, from each simulation's own random stream."""
+        """Reads the robot and, with noise from each simulation's own stream, each pose."""
+        self._seen_qpos[ids], self._seen_qvel[ids] = self._qpos[ids], self._qvel[ids]
         poses = self.true_readings()
         noise = np.zeros((self.num_envs, len(poses), 6))
         for i in ids:
@@ -232,9 +273,9 @@ class CellBatch:
         """Readings of the robot together with those of a part and a socket; see Signals."""
         return read_signals(
             self.controller,
-            self._qpos[:, self.scene.arm_qpos],
-            self._qvel[:, self.scene.arm_qvel],
-            self.scene.gripper_width(self._qpos),
+            self._seen_qpos[:, self.scene.arm_qpos],
+            self._seen_qvel[:, self.scene.arm_qvel],
+            self.scene.gripper_width(self._seen_qpos),
             part,
             socket,
             symmetry,
