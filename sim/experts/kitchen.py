@@ -41,9 +41,9 @@ class Habits:
     speed_spread: float = 0.08
     aim_m: float = 0.0015
     posture_rad: float = 0.02
-    burst_probability: float = 0.03
-    burst_steps: tuple[int, int] = (1, 3)
-    burst: float = 0.1
+    burst_probability: float = 0.04
+    burst_steps: tuple[int, int] = (1, 6)
+    burst: float = 0.15
 
 
 class _Script:
