@@ -12,6 +12,7 @@ from dovetail_interfaces.msg import WorldState
 from dovetail_interfaces.srv import CellTruth, FeedPart, LoadProduct, ResetCell
 from graph import Graph
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -85,6 +86,31 @@ def test_follows_commands_and_holds_when_they_stop(bench: Bench) -> None:
     assert len(bench.states) - count < 100
     assert [part.name for part in bench.worlds[-1].parts] == ["square_peg", "round_peg"]
     assert bench.worlds[-1].header.stamp == bench.states[len(bench.worlds) - 1].header.stamp
+
+
+def test_waits_for_a_late_command_and_ticks_once_for_each(bench: Bench) -> None:
+    period_s = 1.0 / CONFIG.rates.control_hz
+    pending: list[Timer] = []
+
+    def answer() -> None:
+        bench.graph.node.destroy_timer(pending.pop())
+        bench.command()
+
+    def answer_late(_reading: JointState) -> None:
+        pending.append(bench.graph.node.create_timer(1.6 * period_s, answer))
+
+    subscription = bench.graph.node.create_subscription(JointState, "/joint_states", answer_late, 1)
+    begun = bench.target[0]
+
+    def sent() -> int:
+        return round((bench.target[0] - begun) / STEP_RAD)
+
+    bench.graph.until(lambda: sent() >= 5, "the arm moves")
+    readings, commands = len(bench.states), sent()
+    bench.graph.until(lambda: sent() >= commands + 40, "it goes on")
+    assert len(bench.states) - readings == pytest.approx(40, abs=3)
+    bench.graph.node.destroy_subscription(subscription)
+    bench.graph.until(lambda: bench.speed_rad_s() < 0.01, "the arm holds", 5.0)
 
 
 def test_brakes_when_deactivated(bench: Bench) -> None:

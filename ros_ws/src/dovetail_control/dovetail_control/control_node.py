@@ -26,8 +26,9 @@ from policies.control import JointCommand
 from policies.features import ACTION, POLICY_HZ
 
 BASE_FRAME = "base"
-# A cycle that is late by this share of a period is not waiting for a reading any more.
-OVERDUE = 0.5
+# So many periods after the last one a cycle does not wait for a reading any more. A busy computer is
+# late by a few; a cycle too many would run ahead of the machine.
+OVERDUE_PERIODS = 5.0
 
 
 class ControlNode(DovetailNode):
@@ -160,8 +161,8 @@ class ControlNode(DovetailNode):
         return response
 
     def _on_timer(self) -> None:
-        overdue_s = time.monotonic() - self._cycle_s - self._period_s
-        if not self._readings_per_cycle or overdue_s > OVERDUE * self._period_s:
+        since_s = time.monotonic() - self._cycle_s
+        if not self._readings_per_cycle or since_s > OVERDUE_PERIODS * self._period_s:
             self._cycle()
 
     def _cycle(self) -> None:

@@ -113,7 +113,8 @@ def _policy_lines(report: dict[str, Any]) -> list[str]:
     residual = report.get("residual_latency_ms")
     if residual:
         times = f"p50 {residual['p50']:.1f} p99 {residual['p99']:.1f} ms"
-        lines.append(f"          every action refined, {times}")
+        late = report.get("late_corrections", 0)
+        lines.append(f"          each action refined, {times}, {late} too late")
     for e in bundle["evaluated"]:
         lines.append(
             f"          evaluated {100 * e['success_rate']:.1f} % at {e['level']}, "
