@@ -281,8 +281,8 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     kept_hz, wanted_hz = found.get("control_hz") or 0.0, load("panda").rates.control_hz
     if kept_hz < LEAST_RATE_KEPT * wanted_hz:
         print(
-            f"warning: control ran at {kept_hz:.0f} of {wanted_hz:g} Hz: this machine is too busy for "
-            "real time, and episodes are cut short; measure with less beside, or with "
+            f"warning: control ran at {kept_hz:.0f} of {wanted_hz:g} Hz: this machine is too busy "
+            "for real time, and episodes are cut short; measure with less beside, or with "
             "--real-time-factor 0.5",
             file=sys.stderr,
         )

@@ -26,8 +26,8 @@ from policies.control import JointCommand
 from policies.features import ACTION, POLICY_HZ
 
 BASE_FRAME = "base"
-# So many periods after the last one a cycle does not wait for a reading any more. A busy computer is
-# late by a few; a cycle too many would run ahead of the machine.
+# So many periods after the last cycle the next does not wait for a reading any more. A busy
+# computer is late by a few; a cycle too many would run ahead of the machine.
 OVERDUE_PERIODS = 5.0
 
 
