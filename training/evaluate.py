@@ -179,7 +179,8 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
                 f"--reading-age-ms, --command-delay-ms: got task {args.task}, "
                 "expected one of the cell"
             )
-        env.delay(1e-3 * args.reading_age_ms, 1e-3 * args.command_delay_ms)
+        reading_s, command_s = 1e-3 * args.reading_age_ms, 1e-3 * args.command_delay_ms
+        env.delay((reading_s, reading_s), (command_s, command_s))
     latency: dict[str, dict[str, float]] = {}
     refinement: Refinement | None = None
     if args.expert:

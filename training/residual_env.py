@@ -107,6 +107,8 @@ class ResidualEnv:
         nthread: physics threads.
         per_step: the base plans anew on every step and only the chunk's first action is executed.
         pool_share: share of the episodes that begin in a state that was kept by `keep_states`.
+        reading_age_s, command_delay_s: the most by which readings and commands of an episode are
+            late, see CellBatch.delay; each episode draws its own.
 
     Raises:
         ValueError: fewer simulations than settings, or a base for another task or robot.
@@ -123,6 +125,8 @@ class ResidualEnv:
         nthread: int = 1,
         per_step: bool = False,
         pool_share: float = 0.0,
+        reading_age_s: float = 0.0,
+        command_delay_s: float = 0.0,
     ) -> None:
         if num_envs < len(settings):
             raise ValueError(
@@ -134,6 +138,8 @@ class ResidualEnv:
             tasks.make(task, share, setting.level, setting.clearance_mm, nthread)
             for share, setting in zip(shares, settings, strict=True)
         ]
+        for batch in self.batches:
+            batch.delay((0.0, reading_age_s), (0.0, command_delay_s))
         self._first = np.concatenate([[0], np.cumsum(shares)])
         self.num_envs, self.base = num_envs, base
         self.spec, self.max_steps = self.batches[0].spec, self.batches[0].max_steps

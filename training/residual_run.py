@@ -78,6 +78,12 @@ class RunArgs:
     """Share of the training episodes that begin where the base alone held the part in its first
     steps, instead of at home; evaluations always begin at home.
     """
+    reading_age_ms: float = 0.0
+    """Readings of a training episode are late by up to so much, a multiple of the control period;
+    each episode draws its own delay. Evaluations are punctual.
+    """
+    command_delay_ms: float = 0.0
+    """Commands reach the servos late by up to so much, likewise."""
     force_limit_n: float = 0.0
     """An episode is over, and lost, when part and base press harder than this, like a robot's
     protective stop; 0 for none. Settings that name a limit have that one.
@@ -127,6 +133,8 @@ class Run:
             args.threads,
             args.per_step,
             args.pool_share,
+            1e-3 * args.reading_age_ms,
+            1e-3 * args.command_delay_ms,
         )
         spec = self.env.spec
         self.policy = ResidualPolicy(

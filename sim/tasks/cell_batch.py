@@ -95,35 +95,42 @@ class CellBatch:
         self._readings: list[scene.Pose] = []
         # The robot's state as it was last read.
         self._seen_qpos, self._seen_qvel = self._qpos.copy(), self._qvel.copy()
-        self._age_ticks = 0
-        # Commands under way to the servos, the oldest first, as rows of simulations.
+        # Ticks by which readings and commands of each simulation are late, and the fewest and most.
+        self._late = np.zeros((num_envs, 2), dtype=int)
+        self._late_range = np.zeros((2, 2), dtype=int)
+        # The newest commands, those under way to the servos, the oldest first.
         self._under_way = np.zeros((num_envs, 0, model.nu))
 
-    def delay(self, reading_s: float, command_s: float) -> None:
-        """Lets time pass where the nodes of a slow machine would; call it before `reset`.
+    def delay(self, reading_s: tuple[float, float], command_s: tuple[float, float]) -> None:
+        """Lets time pass where the nodes or a robot would; call it before `reset`.
+
+        Each episode has its own delays, whole numbers of control periods.
 
         Args:
-            reading_s: age of a step's readings, robot and poses alike, when the step begins.
-            command_s: from a control tick's command to the servos that follow it.
+            reading_s: age of a step's readings, robot and poses alike, when the step begins: the
+                least and the most.
+            command_s: from a control tick's command to the servos that follow it, likewise.
 
         Raises:
-            ValueError: no whole number of control periods, or readings older than a policy step.
+            ValueError: no whole number of control periods, the most below the least, or readings
+                older than a policy step.
         """
-        ticks = {}
-        for name, delay_s in (("reading", reading_s), ("command", command_s)):
-            ticks[name] = round(delay_s * self.control_hz)
-            if delay_s < 0 or abs(delay_s * self.control_hz - ticks[name]) > 1e-6:
-                raise ValueError(
-                    f"{name} delay: got {1e3 * delay_s:g} ms, "
-                    f"expected a multiple of the control period, {1e3 / self.control_hz:g} ms"
-                )
-        if ticks["reading"] >= self.controller.ticks_per_step:
+        asked = np.array([reading_s, command_s]) * self.control_hz
+        for name, (least, most) in zip(("reading", "command"), asked, strict=True):
+            for ticks in (least, most):
+                if ticks < least or ticks < 0 or abs(ticks - round(ticks)) > 1e-6:
+                    raise ValueError(
+                        f"{name} delay: got {1e3 * ticks / self.control_hz:g} ms, expected a "
+                        f"multiple of the control period, {1e3 / self.control_hz:g} ms, "
+                        "and the least first"
+                    )
+        if asked[0, 1] >= self.controller.ticks_per_step:
             raise ValueError(
-                f"reading delay: got {1e3 * reading_s:g} ms, "
+                f"reading delay: got {1e3 * reading_s[1]:g} ms, "
                 f"expected less than a policy step, {1e3 / self.spec.rate_hz:g} ms"
             )
-        self._age_ticks = ticks["reading"]
-        self._under_way = np.repeat(self._ctrl[:, None], ticks["command"], axis=1)
+        self._late_range = np.round(asked).astype(int)
+        self._under_way = np.repeat(self._ctrl[:, None], self._late_range[1, 1], axis=1)
 
     def reset(self, seeds: Rows, ids: Rows | None = None) -> Observation:
         """Starts an episode in each simulation of `ids` (all when None), one seed each.
@@ -146,6 +153,9 @@ class CellBatch:
         arm = self._qpos[ids[:, None], self.scene.arm_qpos]
         self._ctrl[ids[:, None], self.scene.arm_ctrl] = arm
         self._ctrl[ids, self.scene.gripper_ctrl] = START_WIDTH_M
+        least, most = self._late_range.T
+        for i, seed in zip(ids, seeds, strict=True):
+            self._late[i] = np.random.default_rng([int(seed), 9]).integers(least, most + 1)
         self._under_way[ids] = self._ctrl[ids, None]
         self.batch.forward(ids)
         self.controller.reset(arm, np.full(len(ids), START_WIDTH_M), ids)
@@ -168,22 +178,23 @@ class CellBatch:
         controller, scn = self.controller, self.scene
         controller.begin_step(np.asarray(actions, dtype=float))
         self._start_step()
-        everyone = np.arange(self.num_envs)
+        read_at = controller.ticks_per_step - self._late[:, 0]
         for tick in range(controller.ticks_per_step):
-            if tick == controller.ticks_per_step - self._age_ticks:
-                self._read(everyone)
+            if (read_at == tick).any():
+                self._read(np.flatnonzero(read_at == tick))
             command = controller.tick(self._qpos[:, scn.arm_qpos])
             self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
             self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
             if self._under_way.shape[1]:
                 sent = np.concatenate([self._under_way, self._ctrl[:, None]], axis=1)
-                self._ctrl[:], self._under_way = sent[:, 0], sent[:, 1:]
+                newest = sent.shape[1] - 1
+                self._ctrl[:] = sent[np.arange(self.num_envs), newest - self._late[:, 1]]
+                self._under_way = sent[:, 1:]
             self.batch.step(nstep=self._substeps)
             scn.mechanism.update(self._state)
             self._after_tick(tick)
         self.steps += 1
-        if not self._age_ticks:
-            self._read(everyone)
+        self._read(np.flatnonzero(self._late[:, 0] == 0))
         success = self.success()
         done = success | (self.steps >= self.max_steps)
         info = self._info()
@@ -200,7 +211,7 @@ class CellBatch:
         """Everything an episode depends on but its random stream, each with a leading axis N."""
         state = [self.batch.bind(name) for name in STATE]
         readings = [array for pose in self._readings for array in pose]
-        seen = [self._seen_qpos, self._seen_qvel, self._under_way]
+        seen = [self._seen_qpos, self._seen_qvel, self._late, self._under_way]
         return [*state, *self.controller.rows, self.steps, *seen, *readings]
 
     def save(self, i: int) -> list[Any]:

@@ -27,7 +27,7 @@ class Recorded(PegInsertBatch):
 def run(reading_s: float, command_s: float) -> Recorded:
     """Three steps towards the table, after a start anew that must leave nothing behind."""
     env = Recorded(2, "med", nthread=1)
-    env.delay(reading_s, command_s)
+    env.delay((reading_s, reading_s), (command_s, command_s))
     for seeds in ([5, 6], [1, 2]):
         env.reset(np.array(seeds))
         env.qpos, env.ctrl = [], []
@@ -63,4 +63,22 @@ def test_commands_reach_the_servos_as_late_as_asked(late: int) -> None:
 def test_delays_that_cannot_be_are_refused(delays_s: tuple[float, float], message: str) -> None:
     env = PegInsertBatch(1, "low", nthread=1)
     with pytest.raises(ValueError, match=message):
-        env.delay(*delays_s)
+        env.delay(*((s, s) for s in delays_s))
+    with pytest.raises(ValueError, match="and the least first"):
+        env.delay((0.02, 0.01), (0.0, 0.0))
+
+
+def test_each_episode_draws_its_own_delays() -> None:
+    env = Recorded(40, "med", nthread=1)
+    env.delay((0.0, 2 * TICK_S), (TICK_S, 3 * TICK_S))
+    env.reset(np.arange(40))
+    first = env._late.copy()
+    assert set(first[:, 0]) == {0, 1, 2} and set(first[:, 1]) == {1, 2, 3}
+    env.reset(np.arange(40)[::-1].copy())
+    np.testing.assert_array_equal(env._late[::-1], first)
+    env.step(np.tile([0.0, 0.0, 0.004, 0.0, 0.0, 0.0, 0.06], (40, 1)))
+    seen = env.signals().tool_position
+    chain = Chain.from_config(env.config)
+    for i in range(40):
+        position, _ = chain.forward(env.qpos[-1 - env._late[i, 0]][i : i + 1])
+        np.testing.assert_allclose(seen[i], position[0], atol=1e-12)
