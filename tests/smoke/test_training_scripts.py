@@ -222,6 +222,7 @@ def test_a_residual_is_trained_resumed_exported_and_evaluated(
     small += ["--runs", tmp_path, "--name", "r", "--evaluate-every", 0, "--pool-share", 0.5]
     if script == "train_residual":
         small += ["--update-steps", 10, "--epochs", 2, "--anneal-from", 0.5]
+        small += ["--reading-age-ms", 20, "--command-delay-ms", 10]
     else:
         small += ["--data", demonstrations, "--warm-up", 16, "--report-every", 40]
     last_line(run(script, *small, "--steps", 80))
@@ -254,7 +255,8 @@ def test_a_residual_is_trained_resumed_exported_and_evaluated(
     result = json.loads(report.read_text())
     assert 0.0 <= result["residual_share_max"] <= 1.0 + 1e-4
     assert result["residual_latency_ms"]["p50"] > 0.0
-    last_line(run("evaluate", *few, "--residual", "off", "--friction", 1.5, "--report", report))
+    changed = ("--residual", "off", "--friction", 1.5, "--reading-age-ms", 20)
+    last_line(run("evaluate", *few, *changed, "--report", report))
     assert json.loads(report.read_text())["residual_share_max"] is None
 
 
@@ -356,6 +358,16 @@ def test_rollouts_are_timed_against_the_same_physics(tmp_path: Path) -> None:
         ("benchmark", ("policy-latency", "--rounds", 0), "--rounds: got 0, expected at least 1"),
         ("benchmark", ("rollouts", "--steps", 0), "--steps: got 0, expected at least 1"),
         ("evaluate", ("--seed0", -1), "--seed0: got -1, expected at least 0"),
+        (
+            "evaluate",
+            ("--reading-age-ms", 15),
+            "reading delay: got 15 ms, expected a multiple of the control period, 10 ms",
+        ),
+        (
+            "evaluate",
+            ("--command-delay-ms", 10, "--via", "ros"),
+            "got --via ros, expected --via sim for a change",
+        ),
         (
             "collect_play",
             ("--task", "kitchen", "--out", "x.npz", "--level", "low"),
