@@ -291,6 +291,7 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
         "control_hz",
         "latency_ms",
         "penetration_p95_mm",
+        "peak_force_p95_n",
         "peak_force_max_n",
         "deadline_misses",
         "late_corrections",

@@ -28,7 +28,7 @@ LEVELS = ("low", "med", "high")
 TYPES = ("part", "socket", "whole", "metres", "level")
 # What each of the types that are not listed by name is, and what its text looks like.
 _WHOLE = "a whole number", r"[0-9]{1,19}"
-_METRES = "a length in metres", r"-?[0-9]{1,6}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?"
+_METRES = "a length in metres", r"-?[0-9]{1,6}(\.[0-9]{1,24})?(e-?[0-9]{1,3})?"
 
 Argument = str | int | float
 

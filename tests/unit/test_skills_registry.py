@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies.bundle import load_bundle
 from policies.objects import load_objects
@@ -116,6 +118,13 @@ def test_arguments_are_read_by_type() -> None:
     }
     assert SKILLS["insert_peg"].read_arguments(INSERT, OBJECTS) == INSERT
     assert SKILLS["go_home"].read_arguments({}, OBJECTS) == {}
+
+
+@given(st.floats(-1.0, 1.0))
+def test_a_length_is_read_however_python_writes_it(length_m: float) -> None:
+    nut = {"part": "square_nut", "socket": "square_post", "grasp_shift_m": repr(length_m)}
+    read = SKILLS["place_nut"].read_arguments(nut, OBJECTS)["grasp_shift_m"]
+    assert read == length_m
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ class DriverNode(DovetailNode):
             return response
         response.success = True
         response.inserted = truth.inserted
-        response.penetration_m = truth.penetration_p95_m
+        response.penetration_m = truth.penetration_m.tolist()
         response.peak_force_n = truth.peak_force_n
         return response
 

@@ -61,10 +61,16 @@ class Episode:
 
 @dataclass(frozen=True)
 class Truth:
-    """What an omniscient observer says: poses without noise, contact since the last loading."""
+    """What an omniscient observer says: poses without noise, contact since the last loading.
+
+    Attributes:
+        inserted: whether the part stands released in the socket.
+        penetration_m: of part and base at each tick at which they touched.
+        peak_force_n: between them.
+    """
 
     inserted: bool
-    penetration_p95_m: float
+    penetration_m: Array
     peak_force_n: float
 
 
@@ -288,10 +294,9 @@ class MujocoCell:
             self._fixture.parts[part].seated_height_m,
         )
         released = scene.released(scn.gripper_width(qpos), self._fixture.parts[part].part_width_m)
-        depths = self._penetrations_m[part]
         return Truth(
             inserted=bool(seated[0] and released[0]),
-            penetration_p95_m=float(np.percentile(depths, 95)) if depths else 0.0,
+            penetration_m=np.array(self._penetrations_m[part]),
             peak_force_n=self._peak_force_n[part],
         )
 

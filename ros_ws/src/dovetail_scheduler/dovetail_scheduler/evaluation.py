@@ -11,6 +11,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dovetail_scheduler.journal import Journal, SkillOutcome
 from dovetail_scheduler.tree import Call
 from policies.skills.registry import Argument, ErrorCode, Skill
@@ -34,10 +37,10 @@ class EpisodeStart:
 
 @dataclass(frozen=True)
 class EpisodeTruth:
-    """What really came of it."""
+    """What really came of it; penetration_m of each control tick in contact."""
 
     inserted: bool
-    penetration_p95_m: float
+    penetration_m: tuple[float, ...]
     peak_force_n: float
 
 
@@ -75,11 +78,21 @@ class Episodes:
     """The episodes run so far, as they go into the report."""
 
     results: list[dict[str, Any]] = field(default_factory=list)
+    penetration_m: list[float] = field(default_factory=list)
 
     @property
     def successes(self) -> int:
         """How many succeeded."""
         return sum(result["success"] for result in self.results)
+
+    def measures(self) -> dict[str, float | None]:
+        """Contact over all episodes, by the names that `training.evaluate` gives it."""
+        forces_n = [result["peak_force_n"] for result in self.results]
+        return {
+            "penetration_p95_mm": _p95(1e3 * np.array(self.penetration_m), 4),
+            "peak_force_p95_n": _p95(np.array(forces_n), 2),
+            "peak_force_max_n": max(forces_n, default=None),
+        }
 
 
 def run_episodes(
@@ -112,16 +125,22 @@ def run_episodes(
                 "socket": start.socket,
                 "seconds": round(outcome.seconds, 2),
                 "error_code": outcome.code,
-                "penetration_p95_mm": round(truth.penetration_p95_m * 1e3, 4),
+                "penetration_p95_mm": _p95(1e3 * np.array(truth.penetration_m), 4),
                 "peak_force_n": round(truth.peak_force_n, 2),
             }
         )
+        episodes.penetration_m.extend(truth.penetration_m)
         done = len(episodes.results)
         journal.note(
             f"episode {done} of {len(seeds)}, seed {seed}: "
             + ("success" if truth.inserted else "failure")
             + f" ({episodes.successes} of {done})"
         )
+
+
+def _p95(values: NDArray[np.float64], digits: int) -> float | None:
+    """The 95th percentile; None of nothing."""
+    return round(float(np.percentile(values, 95)), digits) if values.size else None
 
 
 def _await(answer: Answer) -> Generator[None, None, Any]:

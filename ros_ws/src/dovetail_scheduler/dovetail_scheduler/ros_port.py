@@ -239,7 +239,9 @@ class RosPort:
         """See EpisodePort."""
 
         def read(response: CellTruth.Response) -> EpisodeTruth:
-            return EpisodeTruth(response.inserted, response.penetration_m, response.peak_force_n)
+            return EpisodeTruth(
+                response.inserted, tuple(response.penetration_m), response.peak_force_n
+            )
 
         request = CellTruth.Request(part=part, socket=socket)
         return ServiceAnswer(self._truth, request, read, self.now_s)

@@ -136,8 +136,7 @@ class SchedulerNode(DovetailNode):
                 "completed": episodes.successes,
                 "episodes": results,
                 "successes": episodes.successes,
-                "penetration_p95_mm": max((r["penetration_p95_mm"] for r in results), default=None),
-                "peak_force_max_n": max((r["peak_force_n"] for r in results), default=None),
+                **episodes.measures(),
             }
 
         work = run_episodes(
