@@ -88,29 +88,37 @@ def test_follows_commands_and_holds_when_they_stop(bench: Bench) -> None:
     assert bench.worlds[-1].header.stamp == bench.states[len(bench.worlds) - 1].header.stamp
 
 
-def test_waits_for_a_late_command_and_ticks_once_for_each(bench: Bench) -> None:
-    period_s = 1.0 / CONFIG.rates.control_hz
+@pytest.mark.parametrize(("prompt", "ticks"), [(15, 40), (0, 80)])
+def test_waits_for_whoever_was_prompt_and_for_nobody_else(
+    bench: Bench, prompt: int, ticks: int
+) -> None:
+    """Commands that come 1.6 periods after their reading: one tick each, or one each two ticks."""
+    graph, period_s = bench.graph, 1.0 / CONFIG.rates.control_hz
     pending: list[Timer] = []
+    sent = 0
 
-    def answer() -> None:
-        bench.graph.node.destroy_timer(pending.pop())
+    def command() -> None:
+        nonlocal sent
+        sent += 1
         bench.command()
 
-    def answer_late(_reading: JointState) -> None:
-        pending.append(bench.graph.node.create_timer(1.6 * period_s, answer))
+    def answer() -> None:
+        graph.node.destroy_timer(pending.pop())
+        command()
 
-    subscription = bench.graph.node.create_subscription(JointState, "/joint_states", answer_late, 1)
-    begun = bench.target[0]
+    def on_reading(_reading: JointState) -> None:
+        if sent < prompt:
+            command()
+        elif not pending:
+            pending.append(graph.node.create_timer(1.6 * period_s, answer))
 
-    def sent() -> int:
-        return round((bench.target[0] - begun) / STEP_RAD)
-
-    bench.graph.until(lambda: sent() >= 5, "the arm moves")
-    readings, commands = len(bench.states), sent()
-    bench.graph.until(lambda: sent() >= commands + 40, "it goes on")
-    assert len(bench.states) - readings == pytest.approx(40, abs=3)
-    bench.graph.node.destroy_subscription(subscription)
-    bench.graph.until(lambda: bench.speed_rad_s() < 0.01, "the arm holds", 5.0)
+    subscription = graph.node.create_subscription(JointState, "/joint_states", on_reading, 1)
+    graph.until(lambda: sent >= prompt + 5, "the arm moves")
+    readings, commands = len(bench.states), sent
+    graph.until(lambda: sent >= commands + 40, "it goes on")
+    assert len(bench.states) - readings == pytest.approx(ticks, abs=0.15 * ticks)
+    graph.node.destroy_subscription(subscription)
+    graph.until(lambda: bench.speed_rad_s() < 0.01, "the arm holds", 5.0)
 
 
 def test_brakes_when_deactivated(bench: Bench) -> None:

@@ -210,7 +210,11 @@ class EpisodeCell(ScriptedCell):
         return call
 
     def truth(self, part: str, socket: str) -> Ready:
-        return Ready(EpisodeTruth(self.now_seed % 2 == 0, 1e-5, 3.0))
+        depths_m = (2e-5,) * 20 if self.now_seed == 4 else (1e-5,)
+        return Ready(EpisodeTruth(self.now_seed % 2 == 0, depths_m, self.now_seed))
+
+    def machine_s(self) -> float:
+        return self.now_s()
 
 
 def test_episodes_are_judged_by_the_truth_and_limited_in_time() -> None:
@@ -224,6 +228,11 @@ def test_episodes_are_judged_by_the_truth_and_limited_in_time() -> None:
     ]
     assert episodes.results[1]["error_code"] == "TIMEOUT"
     assert episodes.successes == 2
+    assert [e["penetration_p95_mm"] for e in episodes.results] == [0.02, 0.01, 0.01]
+    # Of all ticks in contact together, as the direct run has it, not of the worst episode.
+    measures = {"penetration_p95_mm": 0.02, "peak_force_p95_n": 5.9, "peak_force_max_n": 6}
+    assert episodes.measures() == measures
+    assert set(Episodes().measures().values()) == {None}
 
 
 @pytest.mark.parametrize(

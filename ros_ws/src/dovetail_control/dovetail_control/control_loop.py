@@ -83,7 +83,7 @@ class ControlLoop:
         self.rejected_chunks = 0
         self.late_corrections = 0
         self.boundary = True
-        self._correction_ticks = round(CORRECTION_S * config.rates.control_hz)
+        self._correction_ticks = max(round(CORRECTION_S * config.rates.control_hz), 1)
         self._tick = 0
         self._action: NDArray[np.floating] | None = None
         self._anchored = False

@@ -22,10 +22,12 @@ DRIVERS = ("mujoco",)
 Response = TypeVar("Response", LoadProduct.Response, FeedPart.Response, ResetCell.Response)
 BASE_FRAME = "base"
 STOP_TIMEOUT_S = 1.0
-# While it moves, the simulated machine waits so many periods for the command that answers its last
-# reading: on a computer that is too busy it is slower than real time, and still does what the same
-# commands make it do elsewhere.
-PATIENCE_TICKS = 2
+# Whoever answers each reading before the next tick is waited for when late, so many periods at most:
+# on a computer that is too busy the simulated machine is slower than real time, and still does what
+# the same commands make it do elsewhere. Each answer in time gives credit, up to a limit, and an
+# answer waited for in vain costs some, so that whoever commands more slowly is not waited for.
+PATIENCE_TICKS = 3
+CREDIT_MIN, CREDIT_MAX, CREDIT_COST = 5, 25, 5
 
 
 class DriverNode(DovetailNode):
@@ -43,6 +45,7 @@ class DriverNode(DovetailNode):
         self._waited_ticks = 0
         # Whether the command that answers the last reading is still to come, and periods waited.
         self._awaiting, self._waited = False, 0
+        self._credit = 0
         self._hold_logged = True
 
     def configure(self) -> None:
@@ -112,7 +115,8 @@ class DriverNode(DovetailNode):
         return self._cell
 
     def _on_timer(self) -> None:
-        if self._awaiting and self._waited < PATIENCE_TICKS:
+        prompt = self._credit >= CREDIT_MIN
+        if self._awaiting and prompt and self._waited < PATIENCE_TICKS:
             self._waited += 1
             self._waited_ticks += 1
         else:
@@ -120,6 +124,9 @@ class DriverNode(DovetailNode):
 
     def _tick(self) -> None:
         was_holding = self._machine.holding
+        if not was_holding:
+            change = -CREDIT_COST if self._awaiting else 1
+            self._credit = min(max(self._credit + change, 0), CREDIT_MAX)
         self._machine.tick()
         if self._machine.holding and not was_holding:
             self._hold_logged = False

@@ -21,11 +21,11 @@ from policies.skills.registry import Argument, ErrorCode, Skill
 
 @dataclass(frozen=True)
 class EpisodeStart:
-    """What the cell set up: `part` is to go to `socket` within the time limit (robot time).
+    """What the cell set up: `part` is to go to `socket` within the time limit.
 
     Attributes:
         part, socket: their names.
-        time_limit_s: robot time.
+        time_limit_s: machine time, see EpisodePort.
         parameters: what the skill is to be called with besides, as texts.
     """
 
@@ -69,8 +69,8 @@ class EpisodePort(Protocol):
     def truth(self, part: str, socket: str) -> Answer:
         """Answers an EpisodeTruth."""
 
-    def now_s(self) -> float:
-        """Robot time."""
+    def machine_s(self) -> float:
+        """Time by the robot's control cycles; a simulated cell on a busy computer is slow in it."""
 
 
 @dataclass
@@ -153,10 +153,10 @@ def _follow(
     port: EpisodePort, call: Call, time_limit_s: float
 ) -> Generator[None, None, SkillOutcome]:
     """Waits for a skill, and cancels it when the episode's time is over."""
-    deadline_s = port.now_s() + time_limit_s
+    deadline_s = port.machine_s() + time_limit_s
     cancelled = False
     while (outcome := call.poll()) is None:
-        if not cancelled and port.now_s() > deadline_s:
+        if not cancelled and port.machine_s() > deadline_s:
             call.cancel()
             cancelled = True
         yield

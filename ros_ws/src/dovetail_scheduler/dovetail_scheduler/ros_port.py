@@ -192,6 +192,11 @@ class RosPort:
         """Robot time."""
         return self._node.robot_time_s()
 
+    def machine_s(self) -> float:
+        """See EpisodePort."""
+        cycles = int(self.control.cycles) if self.control is not None else 0
+        return cycles / self._node.hardware.rates.control_hz
+
     def world(self) -> World | None:
         """The newest perceived world, or None when it is missing, stale or not usable."""
         if self._seen is None or self.control is None:
