@@ -283,8 +283,7 @@ def evaluate_via_ros(args: Args) -> dict[str, Any]:
     if kept_hz < LEAST_RATE_KEPT * wanted_hz:
         print(
             f"warning: control ran at {kept_hz:.0f} of {wanted_hz:g} Hz: this machine is too busy "
-            "for real time, and episodes are cut short; measure with less beside, or with "
-            "--real-time-factor 0.5",
+            "for real time; measure with less beside, or with --real-time-factor 0.5",
             file=sys.stderr,
         )
     measured = (

@@ -22,10 +22,10 @@ DRIVERS = ("mujoco",)
 Response = TypeVar("Response", LoadProduct.Response, FeedPart.Response, ResetCell.Response)
 BASE_FRAME = "base"
 STOP_TIMEOUT_S = 1.0
-# Whoever answers each reading before the next tick is waited for when late, so many periods at most:
-# on a computer that is too busy the simulated machine is slower than real time, and still does what
-# the same commands make it do elsewhere. Each answer in time gives credit, up to a limit, and an
-# answer waited for in vain costs some, so that whoever commands more slowly is not waited for.
+# Whoever answers each reading before the next tick is waited for when late, so many periods at
+# most: on a computer that is too busy the simulated machine is slower than real time, and does even
+# so what the same commands make it do elsewhere. Each answer in time gives credit, up to a limit,
+# and one waited for in vain costs some, so that whoever commands more slowly is not waited for.
 PATIENCE_TICKS = 3
 CREDIT_MIN, CREDIT_MAX, CREDIT_COST = 5, 25, 5
 
