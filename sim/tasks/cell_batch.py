@@ -280,13 +280,17 @@ class CellBatch:
         symmetry: NDArray[np.int_],
         grasp_offset_m: Array,
         grasp_symmetry: NDArray[np.int_],
+        noisy: bool,
     ) -> Signals:
-        """Readings of the robot together with those of a part and a socket; see Signals."""
+        """The robot, as it was last read or as it is, with a part and a socket; see Signals."""
+        qpos, qvel = self._qpos, self._qvel
+        if noisy:
+            qpos, qvel = self._seen_qpos, self._seen_qvel
         return read_signals(
             self.controller,
-            self._seen_qpos[:, self.scene.arm_qpos],
-            self._seen_qvel[:, self.scene.arm_qvel],
-            self.scene.gripper_width(self._seen_qpos),
+            qpos[:, self.scene.arm_qpos],
+            qvel[:, self.scene.arm_qvel],
+            self.scene.gripper_width(qpos),
             part,
             socket,
             symmetry,

@@ -151,16 +151,17 @@ class FitPartBatch(CellBatch):
 
     def signals(self, noisy: bool = True) -> Signals:
         """Filtered readings; without noise where a test or an expert may know more."""
-        return self._signals_of(*(self._filter.poses if noisy else self.true_poses()))
+        return self._signals_of(*(self._filter.poses if noisy else self.true_poses()), noisy)
 
     def _read(self, ids: Rows) -> None:
         super()._read(ids)
         part, socket = self.readings()
         self._filter.reset(ids[self.steps[ids] == 0])
-        self._filter.update(ids, self._signals_of(part, socket))
+        self._filter.update(ids, self._signals_of(part, socket, noisy=True))
 
-    def _signals_of(self, part: scene.Pose, socket: scene.Pose) -> Signals:
-        return self._signals(part, socket, self.symmetry, self.grasp_offset_m, self.grasp_symmetry)
+    def _signals_of(self, part: scene.Pose, socket: scene.Pose, noisy: bool) -> Signals:
+        grasp = self.grasp_offset_m, self.grasp_symmetry
+        return self._signals(part, socket, self.symmetry, *grasp, noisy)
 
     def observe(self) -> Observation:
         """The flat observation (N, D) of the newest reading."""

@@ -194,11 +194,8 @@ class PlayPartsBatch(CellBatch):
             kind = self.scene.fixture.parts[peg]
             symmetry = np.full(self.num_envs, kind.symmetry)
             offset_m = np.tile(kind.grasp_offset_m, (self.num_envs, 1))
-            signals.append(
-                self._signals(
-                    pose, pose, symmetry, offset_m, np.full(self.num_envs, kind.grasp_symmetry)
-                )
-            )
+            grasp_symmetry = np.full(self.num_envs, kind.grasp_symmetry)
+            signals.append(self._signals(pose, pose, symmetry, offset_m, grasp_symmetry, noisy))
         return signals
 
     def observe(self) -> Observation:

@@ -41,6 +41,8 @@ def test_readings_are_as_old_as_asked(late: int) -> None:
     env = run(late * TICK_S, 0.0)
     position, _ = Chain.from_config(env.config).forward(env.qpos[-1 - late])
     np.testing.assert_allclose(env.signals().tool_position, position, atol=1e-12)
+    position, _ = Chain.from_config(env.config).forward(env.qpos[-1])
+    np.testing.assert_allclose(env.signals(noisy=False).tool_position, position, atol=1e-12)
     np.testing.assert_array_equal(np.array(env.ctrl), np.array(run(0.0, 0.0).ctrl))
 
 
