@@ -178,10 +178,8 @@ class CellBatch:
         controller, scn = self.controller, self.scene
         controller.begin_step(np.asarray(actions, dtype=float))
         self._start_step()
-        read_at = controller.ticks_per_step - self._late[:, 0]
+        self.steps += 1
         for tick in range(controller.ticks_per_step):
-            if (read_at == tick).any():
-                self._read(np.flatnonzero(read_at == tick))
             command = controller.tick(self._qpos[:, scn.arm_qpos])
             self._ctrl[:, scn.arm_ctrl] = panda.arm_control(command.q_rad, command.dq_rad_s)
             self._ctrl[:, scn.gripper_ctrl] = command.gripper_width_m
@@ -193,8 +191,9 @@ class CellBatch:
             self.batch.step(nstep=self._substeps)
             scn.mechanism.update(self._state)
             self._after_tick(tick)
-        self.steps += 1
-        self._read(np.flatnonzero(self._late[:, 0] == 0))
+            due = np.flatnonzero(self._late[:, 0] == controller.ticks_per_step - 1 - tick)
+            if len(due):
+                self._read(due)
         success = self.success()
         done = success | (self.steps >= self.max_steps)
         info = self._info()

@@ -69,7 +69,6 @@ class ControlNode(DovetailNode):
     def activate(self) -> None:
         """Starts from the measured posture."""
         self._start_afresh()
-        self._readings, self._cycle_s = 0, time.monotonic()
         self._timer = self.create_timer(self._period_s, self._on_timer)
 
     def deactivate(self) -> None:
@@ -101,6 +100,8 @@ class ControlNode(DovetailNode):
     def _start_afresh(self) -> None:
         self._loop = ControlLoop(self.hardware, ACTION.names, POLICY_HZ)
         self._timing = LoopTiming(self._period_s)
+        # Readings since the last cycle, and when that was.
+        self._readings, self._cycle_s = 0, time.monotonic()
 
     def _on_joints(self, message: JointState) -> None:
         if list(message.name) != self._names:
@@ -166,8 +167,8 @@ class ControlNode(DovetailNode):
             self._cycle()
 
     def _cycle(self) -> None:
-        self._readings, self._cycle_s = 0, time.monotonic()
-        start_s = self._cycle_s
+        start_s = time.monotonic()
+        self._readings, self._cycle_s = 0, start_s
         loop, now_s = self._running, self.robot_time_s()
         if loop.begin_cycle(self._joints, now_s):
             self._publish_state()
