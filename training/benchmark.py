@@ -32,10 +32,11 @@ import tyro
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from policies.beso.decoder import LEVEL_SCALE
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.export import export_onnx
 from policies.beso.network import NetworkSettings
-from policies.beso.policy import ScorePolicy
+from policies.beso.policy import ScorePolicy, build_network
 from policies.beso.quantise import quantise
 from policies.bundle import load_bundle
 from policies.graph import make_session
@@ -43,6 +44,18 @@ from policies.runtime import Policy
 from training.benchmark_rollouts import Rollouts, rollouts
 from training.evaluate import current_commit
 from training.progress import Progress
+
+# Diffusion Policy's published network for low-dimensional observations: ten rows, of which eight
+# actions are executed per call.
+PEER: dict[str, Any] = {
+    "kind": "decoder",
+    "width": 256,
+    "blocks": 8,
+    "heads": 4,
+    "window": 2,
+    "horizon": 9,
+}
+PEER_EXECUTED = 8
 
 
 @dataclass(frozen=True)
@@ -74,54 +87,6 @@ class Candidate:
     """Evaluations of the network per call."""
     eager: str | None = None
     """The candidate it is to be compared with: the same network in eager torch."""
-
-
-class DiffusionPolicyTransformer(nn.Module):
-    """A denoiser of the shape of Diffusion Policy's transformer for low-dimensional observations.
-
-    Made for timing, from the published sizes: 8 decoder layers of width 256 and 4 heads, causal,
-    with cross-attention to the noise level and two observations, horizon 10 of which 8 actions are
-    executed, 9 M parameters (Chi et al., 2023, "Diffusion Policy", appendix; memory through a
-    two-layer MLP).
-
-    Args:
-        observation_size: D.
-        action_size: A.
-    """
-
-    horizon, executed, seen, width = 10, 8, 2, 256
-
-    def __init__(self, observation_size: int, action_size: int) -> None:
-        super().__init__()
-        width = self.width
-        self.action = nn.Linear(action_size, width)
-        self.observation = nn.Linear(observation_size, width)
-        self.position = nn.Parameter(torch.zeros(1, self.horizon, width))
-        self.memory_position = nn.Parameter(torch.zeros(1, 1 + self.seen, width))
-        self.memory = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width)
-        )
-        layer = nn.TransformerDecoderLayer(
-            width, 4, 4 * width, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.decoder = nn.TransformerDecoder(layer, 8)
-        self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, action_size)
-        half = width // 2
-        self.frequency: Tensor
-        self.register_buffer("frequency", torch.exp(-math.log(1e4) * torch.arange(half) / half))
-        causal = nn.Transformer.generate_square_subsequent_mask(self.horizon)
-        self.mask: Tensor
-        self.register_buffer("mask", causal)
-
-    def forward(self, x: Tensor, step: Tensor, observation: Tensor) -> Tensor:
-        """x (N, 10, A), diffusion step (N,), observation (N, 2, D); the noise in x."""
-        phase = step[:, None] * self.frequency
-        level = torch.cat([phase.sin(), phase.cos()], dim=1)[:, None]
-        memory = torch.cat([level, self.observation(observation)], dim=1) + self.memory_position
-        hidden = self.decoder(self.action(x) + self.position, self.memory(memory), self.mask)
-        noise: Tensor = self.output(self.norm(hidden))
-        return noise
 
 
 def parameters_m(module: nn.Module) -> float:
@@ -167,25 +132,30 @@ def beso_candidates(
 
 
 def peer_candidate(observation_size: int, action_size: int) -> Candidate:
-    """Diffusion Policy as it is served: eager torch and diffusers' DDIM with 10 steps."""
+    """Diffusion Policy as it is served: eager torch, its published network, diffusers' DDIM with 10
+    steps; what its network makes of the observations is computed anew at each.
+    """
     torch.manual_seed(0)
-    network = DiffusionPolicyTransformer(observation_size, action_size).eval()
+    settings = NetworkSettings(
+        **PEER, input_size=observation_size, goal_size=0, action_size=action_size
+    )
+    network = build_network(settings).eval()
     scheduler = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
     scheduler.set_timesteps(10)
-    observation = torch.randn(1, network.seen, observation_size)
+    observation = torch.randn(1, settings.window, observation_size)
 
     def call() -> Tensor:
         with torch.inference_mode():
-            x = torch.randn(1, network.horizon, action_size)
+            x = torch.randn(1, settings.rows, action_size)
             for step in scheduler.timesteps:
-                noise = network(x, step.expand(1), observation)
+                noise = network(x, step.expand(1) / LEVEL_SCALE, network.encode(observation))
                 x = scheduler.step(noise, step, x).prev_sample
         return x
 
     return Candidate(
         "Diffusion Policy transformer, DDIM 10, eager torch",
         call,
-        network.executed,
+        PEER_EXECUTED,
         parameters_m(network),
         10,
     )

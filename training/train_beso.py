@@ -58,14 +58,14 @@ class Args:
     # Method and network
     method: Literal["beso", "bc", "gmm", "ddpm"] = "beso"
     """Score-based diffusion; or a baseline: regression, mixture of Gaussians, DDPM."""
-    network: Literal["mlp", "transformer"] = "mlp"
-    """Residual MLP or causal transformer."""
+    network: Literal["mlp", "transformer", "decoder"] = "mlp"
+    """Residual MLP, BESO's causal transformer, or Diffusion Policy's decoder."""
     width: int = 384
     """Width of the network."""
     blocks: int = 3
     """Residual blocks or transformer layers."""
     heads: int = 4
-    """Attention heads (transformer)."""
+    """Attention heads (transformers)."""
     horizon: int = 8
     """Actions per chunk."""
     window: int = 1
@@ -115,7 +115,7 @@ class Args:
     batch_size: int = 512
     """Samples per step."""
     learning_rate: float | None = None
-    """Largest learning rate (AdamW); 3e-3 for the MLP and the paper's 1e-4 for the transformer when
+    """Largest learning rate (AdamW); 3e-3 for the MLP, the papers' 1e-4 for the transformers when
     left out.
     """
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -143,7 +143,7 @@ class Args:
 
 
 ROLLOUT_SEED0 = 900_000
-LEARNING_RATES = {"mlp": 3e-3, "transformer": 1e-4}
+LEARNING_RATES = {"mlp": 3e-3, "transformer": 1e-4, "decoder": 1e-4}
 
 
 def learning_rate(args: Args, step: int) -> float:

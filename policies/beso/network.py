@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 SIGMA_DATA = 0.5
-KINDS = ("mlp", "transformer")
+KINDS = ("mlp", "transformer", "decoder")
 ORDERS = ("paper", "prefix")
 
 
@@ -27,7 +27,7 @@ class NetworkSettings:
     """
 
     kind: str
-    """"mlp" or "transformer"."""
+    """"mlp", "transformer" (BESO's) or "decoder" (Diffusion Policy's)."""
     input_size: int
     """Length of the flat input: observation fields, then goal fields."""
     goal_size: int
@@ -41,7 +41,7 @@ class NetworkSettings:
     blocks: int = 3
     """Residual blocks, or transformer layers."""
     heads: int = 4
-    """Attention heads (transformer only)."""
+    """Attention heads (transformers only)."""
     window: int = 1
     """Observations in the input, W, the newest last. The network denoises the actions of the past
     ones too; horizon 1 and a window above 1 is the paper's setting."""
@@ -77,7 +77,7 @@ class NetworkSettings:
                 f"network.achieved: got {self.achieved}, expected -1 or at most {last}, "
                 "so that a goal state fits before the goal"
             )
-        if self.kind == "transformer" and self.width % self.heads:
+        if self.kind != "mlp" and self.width % self.heads:
             raise ValueError(
                 f"network.heads: got {self.heads}, expected a divisor of the width {self.width}"
             )

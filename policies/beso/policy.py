@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policies.beso.decoder import CrossDecoder
 from policies.beso.diffusion import (
     Denoise,
     SamplerSettings,
@@ -25,7 +26,8 @@ from policies.beso.transformer import CausalTransformer
 
 def build_network(settings: NetworkSettings) -> Any:
     """The noise network named by `settings.kind`."""
-    return ResidualMLP(settings) if settings.kind == "mlp" else CausalTransformer(settings)
+    kinds = {"mlp": ResidualMLP, "transformer": CausalTransformer, "decoder": CrossDecoder}
+    return kinds[settings.kind](settings)
 
 
 class ChunkPolicy(nn.Module):

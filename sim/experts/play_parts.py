@@ -7,7 +7,7 @@ memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ TRAVEL_OVER_GRASP_M = 0.05
 CARRY_HEIGHT_M = PART_LENGTH_M + 0.02
 # A move is over when the released fingers are this far over the peg's grasp.
 RISEN_M = 0.035
-# A peg below the table's top by more than this fell off it.
+# A peg below the table's top by more than this fell off it; one that leans more lies down.
 LOST_M = 0.01
+LYING_RAD = np.deg2rad(45.0)
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ class Habits:
 
     Attributes:
         moves: fewest and most moves of an episode.
-        give_up_steps: the play ends with a move that takes longer, as a peg that fell over.
+        give_up_steps: the play ends with a move that takes longer.
         gesture_probability: probability of an aimless gesture before a move.
         gesture_steps, gesture_m: its fewest and most steps, and how far it goes in one.
+        roughness: least and largest factor of one play's disturbances. Rough plays show how to come
+            back from centimetres off, and often knock a peg over; calm ones last.
     """
 
     moves: tuple[int, int] = (3, 5)
@@ -59,6 +62,7 @@ class Habits:
     gesture_probability: float = 0.08
     gesture_steps: tuple[int, int] = (3, 8)
     gesture_m: float = 0.02
+    roughness: tuple[float, float] = (1.0, 3.0)
 
 
 class PlayPartsDemonstrator:
@@ -81,7 +85,7 @@ class PlayPartsDemonstrator:
         self.env = env
         self.gains = gains or Gains()
         self.habits = habits or Habits()
-        self.disturbance = disturbance or motion.Disturbance(0.04, 3, 0.006, 0.04)
+        self.disturbance = disturbance or motion.Disturbance(0.04, 6, 0.006, 0.03)
         n = env.num_envs
         self.finished = np.zeros(n, dtype=bool)
         self.succeeded = np.ones(n, dtype=bool)
@@ -101,9 +105,7 @@ class PlayPartsDemonstrator:
         ids = np.arange(self.env.num_envs) if ids is None else np.asarray(ids)
         for i, seed in zip(ids, np.asarray(seeds), strict=True):
             rng = self._rngs[i] = np.random.default_rng([int(seed), 1])
-            self._disturbers[i] = motion.Disturber(
-                self.disturbance, np.random.default_rng([int(seed), 4])
-            )
+            self._disturbers[i] = self._disturber(np.random.default_rng([int(seed), 4]))
             fewest, most = self.habits.moves
             self._moves_left[i] = rng.integers(fewest, most + 1)
             self.finished[i], self.succeeded[i] = False, True
@@ -127,6 +129,16 @@ class PlayPartsDemonstrator:
         self._gesture_steps = np.maximum(self._gesture_steps - 1, 0)
         return wanted, executed
 
+    def _disturber(self, rng: np.random.Generator) -> motion.Disturber:
+        """Disturbances of one play, as rough as it is."""
+        least, largest = np.log(self.habits.roughness)
+        factor = float(np.exp(rng.uniform(least, largest)))
+        calm = self.disturbance
+        rough = replace(
+            calm, disturb_m=factor * calm.disturb_m, disturb_rad=factor * calm.disturb_rad
+        )
+        return motion.Disturber(rough, rng)
+
     def _intend(self, i: int) -> None:
         """Draws the next peg and a place on a free spot, from the episode's random stream."""
         rng, taken = self._rngs[i], set(self.env.place[i].tolist())
@@ -147,8 +159,9 @@ class PlayPartsDemonstrator:
         """Turns to the next move where one is over; ends the play if stuck or a peg is lost."""
         s = self._of_peg(each)
         risen = s.tool_position[:, 2] - grasp_point(s)[:, 2] > RISEN_M
-        # The play ends with it: how deep a peg has fallen would swamp the data's statistics.
-        lost = np.any([peg.part_position[:, 2] < -LOST_M for peg in each], axis=0)
+        # The play ends with it: nobody here stands a peg up again, and how deep one has fallen
+        # would swamp the data's statistics.
+        lost = np.any([_lost(peg) for peg in each], axis=0)
         over = self._placed(s) & ~self._held(s) & risen & ~lost
         stuck = (self._steps > self.habits.give_up_steps) | lost
         for i in np.flatnonzero((over | stuck) & ~self.finished):
@@ -244,6 +257,12 @@ class PlayPartsDemonstrator:
         above = np.where(off_axis < 2 * self.gains.place_tolerance_m, above - 0.004, above)
         goal = motion.funnel(s.tool_position, vector, above, height)
         return goal, wrap_symmetric(-_yaw(s.tool_rotation), np.ones(len(height), dtype=int))
+
+
+def _lost(s: Signals) -> NDArray[np.bool_]:
+    """Whether the peg fell off the table, or over."""
+    upright = s.part_rotation[:, 2, 2] > np.cos(LYING_RAD)
+    return np.asarray((s.part_position[:, 2] < -LOST_M) | ~upright)
 
 
 def _yaw(rotation: Array) -> Array:

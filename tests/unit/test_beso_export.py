@@ -78,6 +78,7 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
         random_policy("transformer", window=3, order="prefix"),
         random_policy("transformer", SamplerSettings(cfg_lambda=1.5), window=2, order="prefix"),
         random_policy("mlp", method="bc"),
+        random_policy("decoder", SamplerSettings(cfg_lambda=1.5), window=2, goal_states=3),
     ],
 )
 def test_graph_agrees_with_torch_at_any_batch(policy: ChunkPolicy, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_observations_are_bounded_after_normalisation() -> None:
     assert float(normaliser.observation(torch.tensor([[1e9]]))) == Normaliser.limit
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "transformer", "decoder"])
 def test_guidance_zero_ignores_the_goal_and_one_follows_it(kind: str) -> None:
     policy = random_policy(kind, SamplerSettings(cfg_lambda=0.0))
     feed = random_inputs(policy, 6)

@@ -167,7 +167,8 @@ def play(seeds, habits):
 
 
 def test_play_completes_its_moves_and_goes_everywhere():
-    player, _, flags, info = play(1_000_000 + np.arange(30), habits=Habits(moves=(2, 2)))
+    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0))
+    player, _, flags, info = play(1_000_000 + np.arange(30), habits=calm)
     assert player.succeeded.mean() >= 0.95
     assert len(player.steps_of_moves) >= 0.95 * 60
     assert np.median(player.steps_of_moves) <= 40
@@ -176,13 +177,24 @@ def test_play_completes_its_moves_and_goes_everywhere():
     assert 0.03 < flags.mean() < 0.15
 
 
+def test_rough_play_sometimes_knocks_a_peg_over_and_then_ends():
+    rough = Habits(moves=(2, 2), roughness=(3.0, 3.0))
+    player, rows, _, info = play(1_000_000 + np.arange(24), habits=rough)
+    assert 0.1 < player.succeeded.mean() < 0.9
+    assert (info["moves"][player.succeeded] == 2).all()
+    assert len(rows) < 2 * rough.give_up_steps, "a peg that lies is not tried for"
+
+
 def test_a_play_ends_with_the_fall_of_either_peg():
     env = PlayPartsBatch(3, nthread=1)
     env.reset(np.arange(3))
     player = PlayPartsDemonstrator(env)
     player.reset(np.arange(3))
-    for i, peg in enumerate(PEGS):
-        put(env, i, peg, (1.5, 0.0), height_m=-0.3)
+    put(env, 0, "square_peg", (1.5, 0.0), height_m=-0.3)
+    put(env, 1, "round_peg", (0.48, 0.0), height_m=0.02)
+    start = env.scene.part_qpos["round_peg"]
+    half = np.sqrt(0.5)
+    env.batch.bind("qpos")[1, start + 3 : start + 7] = (half, half, 0.0, 0.0)  # on its side
     player.act()
     assert player.finished.tolist() == [True, True, False]
     assert player.succeeded.tolist() == [False, False, True]
