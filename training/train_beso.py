@@ -66,6 +66,10 @@ class Args:
     """Residual blocks or transformer layers."""
     heads: int = 4
     """Attention heads (transformers)."""
+    film: bool = False
+    """The observation scales and shifts every block (MLP), see NetworkSettings: where several
+    answers are right.
+    """
     horizon: int = 8
     """Actions per chunk."""
     window: int = 1
@@ -284,6 +288,7 @@ def main(args: Args) -> None:
         window=args.window,
         goal_states=args.goal_states,
         achieved=achieved_entry(data.spec) if args.hindsight_steps else -1,
+        film=args.film,
         order=args.order,
     )
     inputs = Inputs(data, settings, args.hindsight_steps)

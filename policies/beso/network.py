@@ -51,6 +51,11 @@ class NetworkSettings:
     """Where in the flat input, from this entry on, stands what a goal is asked of (-1: nowhere). An
     MLP is then shown what is missing, goal minus achieved: which of several things to turn to is a
     comparison and a choice, which it hardly finds by itself."""
+    film: bool = False
+    """Whether the observation scales and shifts every block of an MLP, as in Diffusion Policy's
+    U-Net, beside being an input of the first layer. Which of several answers a noisy chunk leans to
+    is a product of both, its component along a direction that the observation gives, and sums and
+    one-dimensional nonlinearities hardly form it."""
     order: str = "paper"
     """Tokens of the transformer: "paper" is [sigma, goals, s_1, a_1, s_2, ...]; "prefix" is [goals,
     states, sigma, actions], of which the first two are computed once for all denoising steps."""
@@ -77,6 +82,8 @@ class NetworkSettings:
                 f"network.achieved: got {self.achieved}, expected -1 or at most {last}, "
                 "so that a goal state fits before the goal"
             )
+        if self.kind != "mlp" and self.film:
+            raise ValueError(f"network.film: got true, expected false for a {self.kind}")
         if self.kind != "mlp" and self.width % self.heads:
             raise ValueError(
                 f"network.heads: got {self.heads}, expected a divisor of the width {self.width}"
@@ -164,9 +171,10 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """x (N, W), level (N or 1, W / 8)."""
-        scale, shift = self.film(level).chunk(2, dim=-1)
+    def forward(self, x: Tensor, level: Tensor, more: Tensor | None = None) -> Tensor:
+        """x (N, W), level (N or 1, W / 8); `more` (N, 2 W) is added to scale and shift."""
+        film = self.film(level)
+        scale, shift = (film if more is None else film + more).chunk(2, dim=-1)
         hidden = nn.functional.silu(self.up(self.norm(x)) * (1 + scale) + shift)
         output: Tensor = x + self.down(hidden)
         return output
@@ -192,9 +200,19 @@ class ResidualMLP(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(settings.blocks))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, chunk_size)
+        self.film: nn.Sequential | None = None
+        if settings.film:
+            last = nn.Linear(width, 2 * width * settings.blocks)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.film = nn.Sequential(
+                nn.Linear(states, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last
+            )
 
-    def encode(self, observation: Tensor) -> Tensor:
-        """The observation's share of the first layer, (N, width), from (N, D) or (N, W, D)."""
+    def encode(self, observation: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """From (N, D) or (N, W, D): the observation's share of the first layer, (N, width), and of
+        every block's scale and shift, (N, 2 width) each, if it has any.
+        """
         settings = self.settings
         newest = observation[:, -1] if observation.dim() == 3 else observation
         # The goal is asked for now: that of older observations does not count.
@@ -208,19 +226,25 @@ class ResidualMLP(nn.Module):
             missing = torch.tanh(2.0 * (goal - achieved.repeat(1, settings.goal_states)))
             observation = torch.cat([observation, missing, missing.square()], dim=1)
         chunk_size = self.output.out_features
-        return nn.functional.linear(observation, self.input.weight[:, chunk_size:], self.input.bias)
+        first = nn.functional.linear(
+            observation, self.input.weight[:, chunk_size:], self.input.bias
+        )
+        if self.film is None:
+            return first, []
+        return first, list(self.film(observation).chunk(len(self.blocks), dim=-1))
 
-    def features(self, x: Tensor, c_noise: Tensor, context: Tensor) -> Tensor:
+    def features(self, x: Tensor, c_noise: Tensor, context: tuple[Tensor, list[Tensor]]) -> Tensor:
         """The last hidden layer (N, width)."""
         chunk = x.flatten(1)
         level = self.level(c_noise[:, None])
-        hidden = context + nn.functional.linear(chunk, self.input.weight[:, : chunk.shape[1]])
-        for block in self.blocks:
-            hidden = block(hidden, level)
+        first, films = context
+        hidden = first + nn.functional.linear(chunk, self.input.weight[:, : chunk.shape[1]])
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden, level, films[i] if films else None)
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def forward(self, x: Tensor, c_noise: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, context: tuple[Tensor, list[Tensor]]) -> Tensor:
         """x (N, R, A), c_noise (N or 1,), context from `encode`; returns F (N, R, A)."""
         output: Tensor = self.output(self.features(x, c_noise, context))
         return output.reshape(-1, self.settings.rows, self.settings.action_size)

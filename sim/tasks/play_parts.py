@@ -52,10 +52,10 @@ ON_TABLE_M = 0.004
 # The fingers are clear of a peg when open or this far away from where they would hold it.
 CLEAR_M = 0.05
 
-# Neither velocities nor the lead of the command: they tell which move is under way, and a policy
-# that is shown them goes on with it instead of looking at the parts. At rest it then stays at rest.
-_GRIPPER, _PEG = INSERTION_SPEC.observation[2:4]
-_READ = Spec(observation=(_GRIPPER, _PEG), goal=(), action=(ACTION,), rate_hz=POLICY_HZ)
+# The lead of the command, for actions are increments of it: who does not see it is centimetres
+# off at full speed.
+_, _LEAD, _GRIPPER, _PEG = INSERTION_SPEC.observation
+_READ = Spec(observation=(_LEAD, _GRIPPER, _PEG), goal=(), action=(ACTION,), rate_hz=POLICY_HZ)
 _POSITIONS = tuple(f"{peg}_{axis}" for peg in PEGS for axis in "xyz")
 PLAY_SPEC = Spec(
     observation=(
@@ -66,6 +66,7 @@ PLAY_SPEC = Spec(
             "base",
             ("x", "y", "z", "axis_x", "axis_y", "yaw"),
         ),
+        _LEAD,
         _GRIPPER,
         *(replace(_PEG, name=f"observation.state.{peg}") for peg in PEGS),
         Field("observation.state.parts", (2, 3), "m", "base", _POSITIONS),
@@ -202,7 +203,7 @@ class PlayPartsBatch(CellBatch):
         """The flat input (N, D): observation of the newest readings, and the goal."""
         signals = self.signals()
         each = [observe(_READ, s) for s in signals]
-        fields: dict[str, NDArray[Any]] = {_GRIPPER.name: each[0][_GRIPPER.name]}
+        fields: dict[str, NDArray[Any]] = {f.name: each[0][f.name] for f in (_LEAD, _GRIPPER)}
         position, rotation = signals[0].tool_position, signals[0].tool_rotation
         yaw = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])[:, None]
         pose = np.concatenate([position, rotation[:, :2, 2], yaw], axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
         ),
         random_policy("mlp", SamplerSettings(name="dpmpp_2m", schedule="linear", cfg_lambda=1.5)),
         random_policy("mlp", SamplerSettings(name="euler_ancestral"), window=2),
+        random_policy("mlp", SamplerSettings(cfg_lambda=1.5), film=True),
         random_policy("transformer", SamplerSettings(steps=1, cfg_lambda=2.0)),
         random_policy("transformer", window=3, horizon=1, goal_states=3),
         random_policy("transformer", window=3, order="prefix"),
@@ -179,6 +181,23 @@ def test_goals_are_dropped_whole_and_per_sample() -> None:
     assert dropped[1, INPUT - GOAL :].abs().max() == 0.0
     assert torch.equal(dropped[[0, 2]], observation[[0, 2]])
     assert torch.equal(dropped[:, : INPUT - GOAL], observation[:, : INPUT - GOAL])
+
+
+def test_what_modulates_a_fresh_network_changes_nothing_and_then_learns() -> None:
+    settings = NetworkSettings("mlp", INPUT, GOAL, ACTION, HORIZON, film=True)
+    torch.manual_seed(0)
+    policy = make_policy("beso", settings)
+    plain = make_policy("beso", replace(settings, film=False))
+    kept = {k: v for k, v in policy.state_dict().items() if not k.startswith("network.film.")}
+    plain.load_state_dict(kept)
+    feed = random_inputs(policy, 4)
+    for model in (policy, plain):
+        torch.nn.init.ones_(model.network.blocks[0].down.weight)
+    np.testing.assert_array_equal(run_torch(policy, feed), run_torch(plain, feed))
+    policy(*(torch.from_numpy(part) for part in feed.values())).square().sum().backward()
+    assert policy.network.film[-1].weight.grad.abs().sum() > 0.0
+    with pytest.raises(ValueError, match=r"network\.film: got true, expected false for a decoder"):
+        replace(settings, kind="decoder")
 
 
 def test_unknown_network_is_refused() -> None:
