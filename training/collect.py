@@ -26,13 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from hardware_configs import load as load_config
-from policies.bundle import load_bundle
-from policies.runtime import Policy
 from sim import tasks
 from sim.experts.motion import Disturbance, Disturber
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 from training.progress import Progress
+from training.takeover import Takeovers, load_policy, plan
 
 Floats = npt.NDArray[np.floating]
 Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -90,38 +88,9 @@ def disturber(args: Args, seed: int) -> Disturber:
     return Disturber(bursts, np.random.default_rng([seed, 1]))
 
 
-class Takeovers:
-    """Stretches of one episode in which a policy acts in the expert's place."""
-
-    execute_steps = 3
-
-    def __init__(self, args: Args, seed: int) -> None:
-        self.args = args
-        self.rng = np.random.default_rng([seed, 3])
-        self.left = 0
-        self.queue: list[Floats] = []
-
-    def needs_chunk(self) -> bool:
-        """Decides who has the next step; whether the policy has it and has nothing planned."""
-        starts = self.rng.random() < self.args.takeover_probability
-        if self.left == 0 and starts:
-            self.left = int(self.rng.integers(1, self.args.takeover_steps + 1))
-            self.queue = []
-        return self.left > 0 and not self.queue
-
-    def next_action(self) -> Floats | None:
-        """The policy's action (A,), or None where the step is the expert's."""
-        if self.left == 0:
-            return None
-        self.left -= 1
-        return self.queue.pop(0)
-
-
-def load_policy(args: Args) -> Policy | None:
-    """The policy that takes over, if there is one."""
-    if args.bundle is None:
-        return None
-    return Policy(load_bundle(args.bundle, hardware_hash=load_config("panda").hash))
+def takeovers_of(args: Args, seed: int) -> Takeovers:
+    """When the policy takes over in one episode."""
+    return Takeovers(args.takeover_probability, args.takeover_steps, seed)
 
 
 def main(args: Args) -> None:
@@ -134,7 +103,7 @@ def main(args: Args) -> None:
         )
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
-    policy = load_policy(args)
+    policy = load_policy(args.bundle)
     kept: dict[int, Rows] = {}
     progress, tried = Progress(args.episodes), 0
 
@@ -146,7 +115,7 @@ def main(args: Args) -> None:
         expert = tasks.make_expert(args.task)
         running = [waiting.pop(0) for _ in range(env.num_envs)]
         disturbers = [disturber(args, seed) for seed in running]
-        takeovers = [Takeovers(args, seed) for seed in running]
+        takeovers = [takeovers_of(args, seed) for seed in running]
         rows: list[list[tuple[Floats, Floats, bool]]] = [[] for _ in running]
         observation = env.reset(np.array(running))
         active = np.ones(env.num_envs, dtype=bool)
@@ -154,13 +123,7 @@ def main(args: Args) -> None:
             wanted = expert.act(env.signals(noisy=args.expert_sees == "noisy"))
             executed = wanted.copy()
             if policy:
-                asking = [i for i in np.flatnonzero(active) if takeovers[i].needs_chunk()]
-                if asking:
-                    shape = policy.bundle.noise_shape
-                    noise = [takeovers[i].rng.standard_normal(shape) for i in asking]
-                    chunks = policy.infer(observation[asking], np.array(noise, dtype=np.float32))
-                    for i, chunk in zip(asking, chunks, strict=True):
-                        takeovers[i].queue = list(chunk[: Takeovers.execute_steps])
+                plan(policy, takeovers, np.flatnonzero(active), observation)
             for i in np.flatnonzero(active):
                 taken = takeovers[i].next_action()
                 added = disturbers[i].draw()
@@ -185,7 +148,7 @@ def main(args: Args) -> None:
                 if waiting:
                     running[i] = waiting.pop(0)
                     disturbers[i] = disturber(args, running[i])
-                    takeovers[i] = Takeovers(args, running[i])
+                    takeovers[i] = takeovers_of(args, running[i])
                 else:
                     active[i] = False
             fresh = finished[active[finished]]

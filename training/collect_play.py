@@ -4,8 +4,8 @@
 
 Play follows no goal. In the goal columns of a row stands what is achieved at that row, so that the
 trainer can take any later row of the same episode for the goal of an earlier one. Actions are now
-and then disturbed while the file records what was wanted, and which steps were disturbed: see
-training.collect.
+and then disturbed, or a policy acts for a while, and the file records what was wanted, and which
+steps were disturbed: see training.collect.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tyro
 from sim.tasks import USUAL_LEVELS, make_play
 from training.dataset import FIRST_TRAINING_SEED, Demonstrations, check, save
 from training.progress import Progress
+from training.takeover import Takeovers, load_policy, plan
 
 Row = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], bool]
 
@@ -42,11 +43,26 @@ class Args:
     seed0: int = FIRST_TRAINING_SEED
     """First seed; episode i has seed seed0 + i. Seeds below 1,000,000 are kept for evaluation."""
 
+    # Who else acts
+    bundle: str | None = None
+    """Policy that takes over now and then: a bundle of the zoo, or a folder's path. It goes for the
+    episode's goal; whoever plays goes on from where it left things.
+    """
+    takeover_probability: float = 0.06
+    """Probability of the policy taking over at a step of the play."""
+    takeover_steps: int = 20
+    """Longest stretch of the policy, steps; lengths are uniform from 1."""
+
     # Running
     num_envs: int = 64
     """Simulations stepped together."""
     threads: int = 1
     """Physics threads."""
+
+
+def takeovers_of(args: Args, seed: int) -> Takeovers:
+    """When the policy takes over in one play."""
+    return Takeovers(args.takeover_probability, args.takeover_steps, seed)
 
 
 def main(args: Args) -> None:
@@ -59,9 +75,19 @@ def main(args: Args) -> None:
         )
     level = args.level or USUAL_LEVELS[args.task]
     env, player = make_play(args.task, min(args.num_envs, args.episodes), level, args.threads)
+    policy = load_policy(args.bundle)
+    trained_for = policy.bundle.manifest.task if policy else args.task
+    if trained_for != args.task:
+        raise ValueError(f"--bundle: got a policy for {trained_for}, expected one for {args.task}")
+    if policy and not hasattr(player, "reconsider"):
+        raise ValueError(
+            f"--bundle: got {args.bundle}, expected none: whoever plays {args.task} "
+            "does not go on from where somebody else left things"
+        )
     first_goal_column = env.spec.observation_size
     waiting = [int(seed) for seed in args.seed0 + np.arange(args.episodes)]
     running = [waiting.pop(0) for _ in range(env.num_envs)]
+    takeovers = [takeovers_of(args, seed) for seed in running]
     rows: list[list[Row]] = [[] for _ in running]
     played: dict[int, tuple[list[Row], bool]] = {}
     active = np.ones(env.num_envs, dtype=bool)
@@ -72,18 +98,29 @@ def main(args: Args) -> None:
     while active.any():
         wanted, executed = player.act()
         achieved = env.achieved()
+        if policy:
+            plan(policy, takeovers, np.flatnonzero(active), observation)
+        left = []
+        for i in np.flatnonzero(active):
+            taken = takeovers[i].next_action()
+            if taken is not None:
+                executed[i] = taken
+                left += [i] if takeovers[i].left == 0 else []
         for i in np.flatnonzero(active):
             row = observation[i].copy()
             row[first_goal_column:] = achieved[i]
             disturbed = bool((executed[i] != wanted[i]).any())
             rows[i].append((row, wanted[i].astype(np.float32), disturbed))
         observation = env.step(executed)[0]
+        if left:
+            player.reconsider(np.array(left))
         over = np.flatnonzero(active & player.finished)
         for i in over:
             played[running[i]] = (rows[i], bool(player.succeeded[i]))
             rows[i] = []
             if waiting:
                 running[i] = waiting.pop(0)
+                takeovers[i] = takeovers_of(args, running[i])
             else:
                 active[i] = False
         fresh = over[active[over]]

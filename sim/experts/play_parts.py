@@ -129,6 +129,16 @@ class PlayPartsDemonstrator:
         self._gesture_steps = np.maximum(self._gesture_steps - 1, 0)
         return wanted, executed
 
+    def reconsider(self, ids: NDArray[np.int_]) -> None:
+        """Intends anew in simulations `ids`, where somebody else acted meanwhile: to move the peg
+        in hand, if there is one.
+        """
+        held = np.stack([self._held(s) for s in self.env.signals(noisy=False)], axis=1)
+        for i in ids[~self.finished[ids]]:
+            self._intend(int(i))
+            if held[i].any():
+                self.peg[i], self._gesture_steps[i] = held[i].argmax(), 0
+
     def _disturber(self, rng: np.random.Generator) -> motion.Disturber:
         """Disturbances of one play, as rough as it is."""
         least, largest = np.log(self.habits.roughness)

@@ -321,6 +321,9 @@ def test_play_is_recorded(tmp_path: Path) -> None:
     assert data.generator["hardware_hash"] and data.generator["clearance_mm"] is None
     assert data.generator["command"].startswith("python -m training.collect_play --task play_parts")
     assert data.disturbed.any() and not data.disturbed.all()
+    taken = ("--bundle", "play_beso", "--takeover-probability", 0.2, "--out", path)
+    assert "3 episodes" in last_line(run("collect_play", *small, *taken))
+    assert load(path).disturbed.mean() > data.disturbed.mean() + 0.2
 
 
 def test_policy_latency_compares_every_network_in_one_run(tmp_path: Path) -> None:
@@ -377,6 +380,16 @@ def test_rollouts_are_timed_against_the_same_physics(tmp_path: Path) -> None:
             "collect_play",
             ("--task", "kitchen", "--out", "x.npz", "--seed0", 5),
             "--seed0: got 5, expected at least 1000000",
+        ),
+        (
+            "collect_play",
+            ("--task", "play_parts", "--out", "x.npz", "--bundle", "peg_beso"),
+            "--bundle: got a policy for peg_insert, expected one for play_parts",
+        ),
+        (
+            "collect_play",
+            ("--task", "block_push", "--out", "x.npz", "--bundle", "block_beso"),
+            "--bundle: got block_beso, expected none: whoever plays block_push does not go on",
         ),
         (
             "evaluate",

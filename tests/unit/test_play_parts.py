@@ -200,6 +200,29 @@ def test_a_play_ends_with_the_fall_of_either_peg():
     assert player.succeeded.tolist() == [False, False, True]
 
 
+def test_after_somebody_else_acted_the_peg_in_hand_is_the_one_to_move():
+    env = PlayPartsBatch(8, nthread=1)
+    seeds = 1_000_000 + np.arange(8)
+    env.reset(seeds)
+    player = PlayPartsDemonstrator(env, habits=Habits(gesture_probability=0.0))
+    player.reset(seeds)
+    for _ in range(120):
+        lifted = np.stack([at[:, 2] for at, _ in env.true_readings()], axis=1) > 0.03
+        if lifted.any(axis=1)[:2].all():
+            break
+        wanted, _ = player.act()
+        # Who has a peg up holds it there until the other simulation has, too.
+        wanted[lifted.any(axis=1), :6] = 0.0
+        env.step(wanted)
+    in_hand = lifted[:2].argmax(axis=1)
+    for _ in range(20):
+        player.reconsider(np.arange(2))
+        assert player.peg[:2].tolist() == in_hand.tolist()
+        for i in range(2):
+            distance = np.linalg.norm(SPOTS_M - player.target[i], axis=1)
+            assert distance.min() < 0.01 and distance.argmin() not in env.place[i]
+
+
 def test_a_play_depends_on_its_seed_alone():
     habits = Habits(moves=(1, 1))
     _, three, _, _ = play([7, 8, 9], habits=habits)
