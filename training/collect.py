@@ -30,7 +30,7 @@ from sim import tasks
 from sim.experts.motion import Disturbance, Disturber
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 from training.progress import Progress
-from training.takeover import Takeovers, load_policy, plan
+from training.takeover import Takeovers, check_fits, load_policy, plan
 
 Floats = npt.NDArray[np.floating]
 Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -112,6 +112,8 @@ def main(args: Args) -> None:
         env = tasks.make(
             args.task, min(args.num_envs, len(waiting)), level, args.clearance_mm, args.threads
         )
+        if policy:
+            check_fits(policy, args.task, env.spec)
         expert = tasks.make_expert(args.task)
         running = [waiting.pop(0) for _ in range(env.num_envs)]
         disturbers = [disturber(args, seed) for seed in running]

@@ -22,7 +22,7 @@ import tyro
 from sim.tasks import USUAL_LEVELS, make_play
 from training.dataset import FIRST_TRAINING_SEED, Demonstrations, check, save
 from training.progress import Progress
-from training.takeover import Takeovers, load_policy, plan
+from training.takeover import Takeovers, check_fits, load_policy, plan
 
 Row = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], bool]
 
@@ -76,9 +76,8 @@ def main(args: Args) -> None:
     level = args.level or USUAL_LEVELS[args.task]
     env, player = make_play(args.task, min(args.num_envs, args.episodes), level, args.threads)
     policy = load_policy(args.bundle)
-    trained_for = policy.bundle.manifest.task if policy else args.task
-    if trained_for != args.task:
-        raise ValueError(f"--bundle: got a policy for {trained_for}, expected one for {args.task}")
+    if policy:
+        check_fits(policy, args.task, env.spec)
     if policy and not hasattr(player, "reconsider"):
         raise ValueError(
             f"--bundle: got {args.bundle}, expected none: whoever plays {args.task} "

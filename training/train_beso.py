@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 import torch
 import tyro
@@ -29,6 +28,13 @@ from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.continuation import DEFAULT, Handover
+from training.beso_run import (
+    action_errors,
+    check_same_network,
+    plot,
+    read_commands,
+    read_config,
+)
 from training.dataset import Demonstrations, concatenate, load
 from training.inputs import Inputs, achieved_entry
 from training.reflow import Pairs, rectify
@@ -161,71 +167,6 @@ def learning_rate(args: Args, step: int) -> float:
     return largest * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def action_errors(data: Demonstrations, error: torch.Tensor) -> dict[str, float]:
-    """Root mean square error of each action component from errors (N, A), in mm, deg and mm."""
-    rms = error.double().square().mean(dim=0).sqrt().tolist()
-    units = [
-        unit for field in data.spec.action for unit in _component_units(field.unit, field.size)
-    ]
-    names = [name for field in data.spec.action for name in (field.names or range(field.size))]
-    factor = {"m": (1e3, "mm"), "rad": (180 / math.pi, "deg")}
-    errors = {}
-    for name, unit, value in zip(names, units, rms, strict=True):
-        scale, shown = factor.get(unit, (1.0, unit))
-        errors[f"{name}_{shown}"] = round(scale * value, 4)
-    return errors
-
-
-def _component_units(unit: str, size: int) -> list[str]:
-    """One unit per component: "m,rad,m" over seven components is three, three and one."""
-    parts = unit.split(",")
-    if len(parts) == 1:
-        return parts * size
-    if len(parts) == 3 and size == 7:
-        return [parts[0]] * 3 + [parts[1]] * 3 + [parts[2]]
-    return ["1"] * size
-
-
-def read_commands(run: Path) -> list[str]:
-    """The training commands that led to a run, oldest first."""
-    commands: list[str] = read_config(run)["commands"]
-    return commands
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """The settings of a run, as they were written when it began."""
-    config: dict[str, Any] = json.loads((run / "config.json").read_text())
-    return config
-
-
-def plot(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draws losses and rollout success over steps."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # after the backend is chosen
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    steps = [m["step"] for m in metrics]
-    axes.semilogy(steps, [m["loss"] for m in metrics], label="training loss")
-    axes.semilogy(steps, [m["validation_loss"] for m in metrics], label="held-out loss")
-    axes.set_xlabel("gradient step")
-    axes.set_ylabel("denoising loss")
-    rolled = [m for m in metrics if "rollout_success" in m]
-    if rolled:
-        right = axes.twinx()
-        right.plot(
-            [m["step"] for m in rolled],
-            [m["rollout_success"] for m in rolled],
-            "k.-",
-            label="success",
-        )
-        right.set_ylim(0, 1)
-        right.set_ylabel("rollout success")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def main(args: Args) -> None:
     """Trains and leaves the run's folder behind."""
     if not 0.0 < args.sigma_min < args.sigma_max:
@@ -255,9 +196,9 @@ def main(args: Args) -> None:
     origin = args.reflow or args.start_from
     option = "--reflow" if args.reflow else "--start-from"
     starts[option] = origin / "last.pt" if origin else None
-    for option, checkpoint in starts.items():
+    for name, checkpoint in starts.items():
         if checkpoint and not checkpoint.exists():
-            raise ValueError(f"{option}: got no checkpoint {checkpoint}, expected a run's")
+            raise ValueError(f"{name}: got no checkpoint {checkpoint}, expected a run's")
     if args.reflow:
         # The samples are the first network's, which knows its own levels.
         sampler.check_trained("--sampler.sigma-max", read_config(args.reflow)["sigma_max"])
@@ -291,6 +232,9 @@ def main(args: Args) -> None:
         film=args.film,
         order=args.order,
     )
+    for name, folder in ((option, origin), ("--resume", run if args.resume else None)):
+        if folder:
+            check_same_network(name, settings, read_config(folder)["network"])
     inputs = Inputs(data, settings, args.hindsight_steps)
     policy, averaged = make_policy(args.method, settings), make_policy(args.method, settings)
     for model in (policy, averaged):

@@ -141,6 +141,12 @@ def test_the_papers_window_trains_exports_and_is_swept(
     refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
     assert refused.stderr.startswith("error: --sampler.sigma-max: got 10.0, expected at most 1.0")
     assert refused.returncode != 0 and not (tmp_path / "again/config.json").exists()
+    other = ("--network", "transformer", "--horizon", 1, "--execute-steps", 1, *small)
+    refused = run("train_beso", *where, *other, *flow, "--name", "again")
+    assert refused.stderr == (
+        "error: --reflow: got a network with window 1, expected its own, with window 3\n"
+    )
+    assert refused.returncode != 0 and not (tmp_path / "again/config.json").exists()
     bundle = tmp_path / "peg_paper"
     exported = run(
         "export", "--run", tmp_path / "paper", "--bundle", bundle, "--sampler", "euler_ancestral"
