@@ -16,18 +16,26 @@ class Inputs:
         data: the demonstrations.
         settings: window and goal states of the network.
         hindsight_steps: how far ahead a goal may lie; 0 keeps the goals of the file.
+        hindsight_draws: a goal lies at the furthest of so many places drawn evenly.
     """
 
     def __init__(
-        self, data: Demonstrations, settings: NetworkSettings, hindsight_steps: int
+        self,
+        data: Demonstrations,
+        settings: NetworkSettings,
+        hindsight_steps: int,
+        hindsight_draws: int = 1,
     ) -> None:
         self.observation = torch.from_numpy(data.observation)
         self.settings = settings
         self.hindsight_steps = hindsight_steps
+        self.hindsight_draws = hindsight_draws
         if hindsight_steps and not settings.goal_size:
             raise ValueError(
                 f"--hindsight-steps: got {hindsight_steps} and data without goal fields, expected 0"
             )
+        if hindsight_draws < 1:
+            raise ValueError(f"--hindsight-draws: got {hindsight_draws}, expected at least 1")
         self._last = torch.from_numpy(data.last_row)
         self._history = torch.from_numpy(data.history(settings.window))
 
@@ -36,13 +44,14 @@ class Inputs:
 
         Args:
             rows: (n,).
-            ahead: (n,) in [0, 1): where in the allowed stretch the goal lies.
+            ahead: (n,) in [0, 1): where in the allowed stretch the goal lies, as a quantile.
         """
         settings = self.settings
         batch = self.observation[self._history[rows]]
         if self.hindsight_steps:
             # At least one step ahead, and never beyond the episode.
-            reach = 1 + (ahead * self.hindsight_steps).long()
+            place = ahead ** (1.0 / self.hindsight_draws)
+            reach = 1 + (place * self.hindsight_steps).long().clamp(max=self.hindsight_steps - 1)
             goals = []
             for state in range(1, settings.goal_states + 1):
                 offset = -(-reach * state // settings.goal_states)

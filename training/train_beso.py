@@ -88,6 +88,10 @@ class Args:
     """Future states that make up a goal."""
     hindsight_steps: int = 0
     """Goals are what was achieved up to so many steps later (0: the goals of the file)."""
+    hindsight_draws: int = 1
+    """How far ahead is the furthest of so many even draws: more than 1 where it is goals that take
+    long that will be asked for.
+    """
 
     # Diffusion
     sigma_min: float = 0.005
@@ -235,7 +239,7 @@ def main(args: Args) -> None:
     for name, folder in ((option, origin), ("--resume", run if args.resume else None)):
         if folder:
             check_same_network(name, settings, read_config(folder)["network"])
-    inputs = Inputs(data, settings, args.hindsight_steps)
+    inputs = Inputs(data, settings, args.hindsight_steps, args.hindsight_draws)
     policy, averaged = make_policy(args.method, settings), make_policy(args.method, settings)
     for model in (policy, averaged):
         if isinstance(model, ScorePolicy):

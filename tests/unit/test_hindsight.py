@@ -55,6 +55,20 @@ def test_goals_lie_ahead_in_the_same_episode() -> None:
     assert set(ahead[rows == 0].tolist()) == {1.0, 2.0, 3.0, 4.0}, "every distance occurs"
 
 
+def test_the_furthest_of_several_draws_prefers_what_takes_long() -> None:
+    inputs = Inputs(play(1), settings(1), hindsight_steps=4, hindsight_draws=2)
+    count = 20_000
+    batch = inputs(torch.zeros(count, dtype=torch.long), torch.rand(count))
+    found = torch.bincount((batch[:, 1] - 100).long(), minlength=5)[1:] / count
+    # Both of two even draws from 4 places are at most k with probability (k / 4) squared.
+    expected = torch.tensor([1.0, 3.0, 5.0, 7.0]) / 16
+    torch.testing.assert_close(found, expected, atol=0.015, rtol=0.0)
+    furthest = inputs(torch.tensor([0]), torch.tensor([1.0 - 2**-24]))
+    assert furthest[0, 1] == 104.0
+    with pytest.raises(ValueError, match="--hindsight-draws: got 0, expected at least 1"):
+        Inputs(play(1), settings(1), 4, 0)
+
+
 def test_without_hindsight_the_goals_of_the_file_stay() -> None:
     batch = Inputs(play(1), settings(1), 0)(torch.arange(9), torch.rand(9))
     torch.testing.assert_close(batch[:, 1], 100 + batch[:, 0])
