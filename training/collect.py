@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from hardware_configs import load as load_config
 from sim import tasks
 from sim.experts.motion import Disturbance, Disturber
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
@@ -103,7 +104,7 @@ def main(args: Args) -> None:
         )
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
-    policy = load_policy(args.bundle)
+    policy = load_policy(args.bundle, load_config("panda").hash)
     kept: dict[int, Rows] = {}
     progress, tried = Progress(args.episodes), 0
 

@@ -75,14 +75,14 @@ def main(args: Args) -> None:
         )
     level = args.level or USUAL_LEVELS[args.task]
     env, player = make_play(args.task, min(args.num_envs, args.episodes), level, args.threads)
-    policy = load_policy(args.bundle)
-    if policy:
-        check_fits(policy, args.task, env.spec)
-    if policy and not hasattr(player, "reconsider"):
+    if args.bundle and not hasattr(player, "reconsider"):
         raise ValueError(
             f"--bundle: got {args.bundle}, expected none: whoever plays {args.task} "
             "does not go on from where somebody else left things"
         )
+    policy = load_policy(args.bundle, env.hardware_hash)
+    if policy:
+        check_fits(policy, args.task, env.spec)
     first_goal_column = env.spec.observation_size
     waiting = [int(seed) for seed in args.seed0 + np.arange(args.episodes)]
     running = [waiting.pop(0) for _ in range(env.num_envs)]

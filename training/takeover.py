@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hardware_configs import load as load_config
 from policies.bundle import load_bundle
 from policies.runtime import Policy
 from policies.spec import Spec
@@ -54,11 +53,11 @@ class Takeovers:
         return self.queue.pop(0)
 
 
-def load_policy(bundle: str | None) -> Policy | None:
+def load_policy(bundle: str | None, hardware_hash: str) -> Policy | None:
     """The policy that takes over, if there is one: a bundle of the zoo, or a folder's path."""
     if bundle is None:
         return None
-    return Policy(load_bundle(bundle, hardware_hash=load_config("panda").hash))
+    return Policy(load_bundle(bundle, hardware_hash=hardware_hash))
 
 
 def check_fits(policy: Policy, task: str, spec: Spec) -> None:

@@ -394,8 +394,8 @@ def test_rollouts_are_timed_against_the_same_physics(tmp_path: Path) -> None:
         ),
         (
             "collect_play",
-            ("--task", "block_push", "--out", "x.npz", "--bundle", "block_beso"),
-            "--bundle: got block_beso, expected none: whoever plays block_push does not go on",
+            ("--task", "kitchen", "--out", "x.npz", "--bundle", "kitchen_beso"),
+            "--bundle: got kitchen_beso, expected none: whoever plays kitchen does not go on",
         ),
         (
             "evaluate",
