@@ -146,6 +146,20 @@ def bundle_folder(name_or_path: str | Path) -> Path:
     return ZOO / path if isinstance(name_or_path, str) and len(path.parts) == 1 else path
 
 
+def check_task(bundle: Bundle, option: str, task: str, spec: Spec) -> None:
+    """Raises ValueError, naming `option`, unless the policy is for `task` and its `spec`."""
+    if bundle.manifest.task != task:
+        raise ValueError(
+            f"{option}: got a policy for {bundle.manifest.task}, expected one for {task}, "
+            f"which {bundle.name} is not"
+        )
+    if bundle.spec != spec:
+        raise ValueError(
+            f"{option}: got {bundle.name}, whose observations and actions are not those of "
+            f"{task}, expected a policy trained on data of this version"
+        )
+
+
 def load_bundle(name_or_path: str | Path, *, hardware_hash: str | None) -> Bundle:
     """Reads and verifies a bundle.
 

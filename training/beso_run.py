@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def check_same_network(option: str, settings: NetworkSettings, origin: dict[str,
     """Raises ValueError, naming `option` and what differs, unless the weights of a run whose
     network was `origin` fit.
     """
-    theirs = asdict(NetworkSettings(**origin))
+    theirs = NetworkSettings(**origin).to_dict()
     different = {k: (v, theirs[k]) for k, v in settings.to_dict().items() if v != theirs[k]}
     if different:
         ours = ", ".join(f"{k} {a}" for k, (a, _) in different.items())

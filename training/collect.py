@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +28,12 @@ import numpy.typing as npt
 import tyro
 
 from hardware_configs import load as load_config
+from policies.bundle import check_task
 from sim import tasks
 from sim.experts.motion import Disturbance, Disturber
 from training.dataset import FIRST_TRAINING_SEED, DatasetError, Demonstrations, check, save
 from training.progress import Progress
-from training.takeover import Takeovers, check_fits, load_policy, plan
+from training.takeover import Takeovers, load_policy, plan
 
 Floats = npt.NDArray[np.floating]
 Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -89,11 +91,6 @@ def disturber(args: Args, seed: int) -> Disturber:
     return Disturber(bursts, np.random.default_rng([seed, 1]))
 
 
-def takeovers_of(args: Args, seed: int) -> Takeovers:
-    """When the policy takes over in one episode."""
-    return Takeovers(args.takeover_probability, args.takeover_steps, seed)
-
-
 def main(args: Args) -> None:
     """Runs the episodes level by level and writes the file."""
     if args.seed0 < FIRST_TRAINING_SEED:
@@ -105,6 +102,7 @@ def main(args: Args) -> None:
     seeds = args.seed0 + np.arange(args.episodes)
     levels = np.array([args.level[i % len(args.level)] for i in range(args.episodes)])
     policy = load_policy(args.bundle, load_config("panda").hash)
+    takeovers_of = partial(Takeovers, args.takeover_probability, args.takeover_steps)
     kept: dict[int, Rows] = {}
     progress, tried = Progress(args.episodes), 0
 
@@ -114,11 +112,11 @@ def main(args: Args) -> None:
             args.task, min(args.num_envs, len(waiting)), level, args.clearance_mm, args.threads
         )
         if policy:
-            check_fits(policy, args.task, env.spec)
+            check_task(policy.bundle, "--bundle", args.task, env.spec)
         expert = tasks.make_expert(args.task)
         running = [waiting.pop(0) for _ in range(env.num_envs)]
         disturbers = [disturber(args, seed) for seed in running]
-        takeovers = [takeovers_of(args, seed) for seed in running]
+        takeovers = [takeovers_of(seed) for seed in running]
         rows: list[list[tuple[Floats, Floats, bool]]] = [[] for _ in running]
         observation = env.reset(np.array(running))
         active = np.ones(env.num_envs, dtype=bool)
@@ -151,7 +149,7 @@ def main(args: Args) -> None:
                 if waiting:
                     running[i] = waiting.pop(0)
                     disturbers[i] = disturber(args, running[i])
-                    takeovers[i] = takeovers_of(args, running[i])
+                    takeovers[i] = takeovers_of(running[i])
                 else:
                     active[i] = False
             fresh = finished[active[finished]]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from policies.bundle import check_task
 from sim.tasks import USUAL_LEVELS, make_play
 from training.dataset import FIRST_TRAINING_SEED, Demonstrations, check, save
 from training.progress import Progress
-from training.takeover import Takeovers, check_fits, load_policy, plan
+from training.takeover import Takeovers, load_policy, plan
 
 Row = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], bool]
 
@@ -60,11 +62,6 @@ class Args:
     """Physics threads."""
 
 
-def takeovers_of(args: Args, seed: int) -> Takeovers:
-    """When the policy takes over in one play."""
-    return Takeovers(args.takeover_probability, args.takeover_steps, seed)
-
-
 def main(args: Args) -> None:
     """Runs the episodes and writes the file."""
     if args.seed0 < FIRST_TRAINING_SEED:
@@ -82,11 +79,12 @@ def main(args: Args) -> None:
         )
     policy = load_policy(args.bundle, env.hardware_hash)
     if policy:
-        check_fits(policy, args.task, env.spec)
+        check_task(policy.bundle, "--bundle", args.task, env.spec)
     first_goal_column = env.spec.observation_size
     waiting = [int(seed) for seed in args.seed0 + np.arange(args.episodes)]
     running = [waiting.pop(0) for _ in range(env.num_envs)]
-    takeovers = [takeovers_of(args, seed) for seed in running]
+    takeovers_of = partial(Takeovers, args.takeover_probability, args.takeover_steps)
+    takeovers = [takeovers_of(seed) for seed in running]
     rows: list[list[Row]] = [[] for _ in running]
     played: dict[int, tuple[list[Row], bool]] = {}
     active = np.ones(env.num_envs, dtype=bool)
@@ -99,27 +97,27 @@ def main(args: Args) -> None:
         achieved = env.achieved()
         if policy:
             plan(policy, takeovers, np.flatnonzero(active), observation)
-        left = []
+        handed_back = []
         for i in np.flatnonzero(active):
             taken = takeovers[i].next_action()
             if taken is not None:
                 executed[i] = taken
-                left += [i] if takeovers[i].left == 0 else []
-        for i in np.flatnonzero(active):
+                if takeovers[i].left == 0:
+                    handed_back.append(i)
             row = observation[i].copy()
             row[first_goal_column:] = achieved[i]
             disturbed = bool((executed[i] != wanted[i]).any())
             rows[i].append((row, wanted[i].astype(np.float32), disturbed))
         observation = env.step(executed)[0]
-        if left:
-            player.reconsider(np.array(left))
+        if handed_back:
+            player.reconsider(np.array(handed_back))
         over = np.flatnonzero(active & player.finished)
         for i in over:
             played[running[i]] = (rows[i], bool(player.succeeded[i]))
             rows[i] = []
             if waiting:
                 running[i] = waiting.pop(0)
-                takeovers[i] = takeovers_of(args, running[i])
+                takeovers[i] = takeovers_of(running[i])
             else:
                 active[i] = False
         fresh = over[active[over]]

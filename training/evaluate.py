@@ -26,7 +26,7 @@ import numpy.typing as npt
 import tyro
 
 from hardware_configs import load
-from policies.bundle import bundle_folder, load_bundle, record_evaluation
+from policies.bundle import bundle_folder, check_task, load_bundle, record_evaluation
 from policies.continuation import delay_steps
 from policies.manifest import Evaluation, Manifest
 from policies.runtime import Policy
@@ -189,11 +189,7 @@ def evaluate_in_sim(args: Args) -> dict[str, Any]:
         actor = expert_actor(args.task)
     else:
         bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
-        if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
-            raise ValueError(
-                f"{bundle.name}: got a policy for task {bundle.manifest.task!r}, "
-                f"expected {args.task!r} and its spec"
-            )
+        check_task(bundle, "--bundle", args.task, env.spec)
         warn_of_training_seeds(args, bundle.manifest)
         policy = Policy(bundle)
         policy.warm_up()

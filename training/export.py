@@ -35,6 +35,7 @@ from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.bundle import MANIFEST, Check, bundle_folder, write_bundle
 from policies.manifest import CHECK, WEIGHTS
 from policies.spec import Spec
+from training.beso_run import read_config
 from training.dataset import commands, concatenate, load
 from training.evaluate import current_commit
 from training.export_residual import export_residual_run, is_residual_run
@@ -108,7 +109,7 @@ def load_policy(run: Path) -> tuple[ChunkPolicy, dict[str, Any]]:
         ValueError: the folder holds no finished checkpoint.
     """
     try:
-        config = json.loads((run / "config.json").read_text())
+        config = read_config(run)
         saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(

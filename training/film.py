@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from policies.bundle import load_bundle
+from policies.bundle import check_task, load_bundle
 from policies.runtime import Policy
 from sim import tasks
 from sim.render import Camera
@@ -148,10 +148,7 @@ def main(args: Args) -> None:
         actor = expert_actor(args.task)
     else:
         bundle = load_bundle(args.bundle, hardware_hash=env.hardware_hash)
-        if (bundle.manifest.task, bundle.spec) != (args.task, env.spec):
-            raise ValueError(
-                f"--bundle: got a policy for {bundle.manifest.task}, expected {args.task}"
-            )
+        check_task(bundle, "--bundle", args.task, env.spec)
         actor = bundle_actor(Policy(bundle), tasks.LATENCY_STEPS[args.task])
     stage = STAGES.get(args.task, CellStage)(env, args)
     step = env.step

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from policies.bundle import check_task
 from policies.pose_filter import PRESSING_M
 from policies.runtime import Policy
 from sim import tasks
@@ -144,11 +145,7 @@ class ResidualEnv:
         self.num_envs, self.base = num_envs, base
         self.spec, self.max_steps = self.batches[0].spec, self.batches[0].max_steps
         bundle = base.bundle
-        if (bundle.manifest.task, bundle.spec) != (task, self.spec):
-            raise ValueError(
-                f"{bundle.name}: got a policy for task {bundle.manifest.task!r}, "
-                f"expected {task!r} and its spec"
-            )
+        check_task(bundle, "--base", task, self.spec)
         limits_n = [force_limit_n if s.force_limit_n is None else s.force_limit_n for s in settings]
         self._force_limit_n = np.where(np.array(limits_n) > 0.0, limits_n, np.inf).repeat(shares)
         self._latency = 0 if per_step else tasks.LATENCY_STEPS[task]

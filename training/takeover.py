@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from policies.bundle import load_bundle
 from policies.runtime import Policy
-from policies.spec import Spec
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -58,18 +57,6 @@ def load_policy(bundle: str | None, hardware_hash: str) -> Policy | None:
     if bundle is None:
         return None
     return Policy(load_bundle(bundle, hardware_hash=hardware_hash))
-
-
-def check_fits(policy: Policy, task: str, spec: Spec) -> None:
-    """Raises ValueError unless a policy is one for `task`, with its present inputs."""
-    manifest = policy.bundle.manifest
-    if manifest.task != task:
-        raise ValueError(f"--bundle: got a policy for {manifest.task}, expected one for {task}")
-    if manifest.spec != spec:
-        raise ValueError(
-            f"--bundle: got {policy.bundle.name}, whose observations and actions are not those of "
-            f"{task}, expected a policy trained on data of this version"
-        )
 
 
 def plan(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.beso.network import NetworkSettings
-from policies.beso.transformer import attend
+from policies.beso.transformer import attend, gelu_mlp, initialise
 
 # Noise levels reach the network as c_noise, of order 1; the sinusoids are made for steps 0 to 99.
 LEVEL_SCALE = 100.0
@@ -38,9 +38,7 @@ class DecoderBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project_memory = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.mlp = gelu_mlp(width)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """x (N, T, width), memory (N, S, width), mask (T, T) of who among x may attend to whom."""
@@ -48,8 +46,7 @@ class DecoderBlock(nn.Module):
         x = x + self.project_self(attend(query, key, value, mask, self.heads))
         query = self.query(self.norm_memory(x))
         key, value = self.key_value(memory).chunk(2, dim=-1)
-        everyone = mask.new_zeros(x.shape[1], memory.shape[1])
-        x = x + self.project_memory(attend(query, key, value, everyone, self.heads))
+        x = x + self.project_memory(attend(query, key, value, None, self.heads))
         output: Tensor = x + self.mlp(self.norm_mlp(x))
         return output
 
@@ -79,12 +76,7 @@ class CrossDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, settings.action_size)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.position, std=0.02)
-        nn.init.normal_(self.memory_position, std=0.02)
+        initialise(self, self.position, self.memory_position)
         half = width // 2
         self.frequency: Tensor
         self.register_buffer(

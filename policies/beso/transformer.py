@@ -60,9 +60,7 @@ class CausalBlock(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.mlp = gelu_mlp(width)
 
     def forward(
         self,
@@ -102,14 +100,29 @@ class CausalBlock(nn.Module):
         return output, (key, value)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, heads: int) -> Tensor:
+def gelu_mlp(width: int) -> nn.Sequential:
+    """The MLP of a transformer layer."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+def initialise(network: nn.Module, *positions: nn.Parameter) -> None:
+    """Draws the weights of every linear layer, then learned positions, from N(0, 0.02); no bias."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for position in positions:
+        nn.init.normal_(position, std=0.02)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int) -> Tensor:
     """Multi-head attention of query (N, T, width) to key and value (N, S, width).
 
     Args:
         query: (N, T, width).
         key: (N, S, width).
         value: (N, S, width).
-        mask: (T, S), added to the scores.
+        mask: (T, S), added to the scores; None where everyone may attend to everyone.
         heads: number of heads.
 
     Returns:
@@ -154,11 +167,7 @@ class CausalTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, settings.action_size)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.position, std=0.02)
+        initialise(self, self.position)
         self.mask: Tensor
         self.register_buffer("mask", self._mask(), persistent=False)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from policies.bundle import (
     BundleError,
     Check,
     bundle_folder,
+    check_task,
     load_bundle,
     record_evaluation,
     write_bundle,
@@ -195,6 +197,17 @@ def test_manifest_that_is_no_json_or_repeats_a_key_is_refused(folder: Path) -> N
     assert "manifest.json:name: got the key again, expected it once" in error_of(folder)
     path.unlink()
     assert "tiny_linear/manifest.json: got no such file, expected a JSON file" in error_of(folder)
+
+
+def test_a_policy_is_for_one_task_and_its_spec(folder: Path) -> None:
+    bundle = load_bundle(folder, hardware_hash=HARDWARE_HASH)
+    task, spec = bundle.manifest.task, bundle.spec
+    check_task(bundle, "--bundle", task, spec)
+    with pytest.raises(ValueError, match=f"--base: got a policy for {task}, expected one for tea"):
+        check_task(bundle, "--base", "tea", spec)
+    other = replace(spec, rate_hz=spec.rate_hz + 1.0)
+    with pytest.raises(ValueError, match="--bundle: got .* are not those of"):
+        check_task(bundle, "--bundle", task, other)
 
 
 def test_foreign_hardware_hash_is_refused(folder: Path) -> None:
