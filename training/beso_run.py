@@ -10,7 +10,10 @@ from typing import Any
 import matplotlib
 import torch
 
+from policies.beso.baselines import make_policy
+from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
+from policies.beso.policy import ChunkPolicy
 from training.dataset import Demonstrations
 
 
@@ -51,16 +54,51 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def check_same_network(option: str, settings: NetworkSettings, origin: dict[str, Any]) -> None:
+def read_policy(run: Path) -> tuple[ChunkPolicy, dict[str, Any]]:
+    """The averaged weights of a run's folder as a policy on the CPU, and the run's config.
+
+    Raises:
+        ValueError: the folder holds no finished checkpoint.
+    """
+    try:
+        config = read_config(run)
+        saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{run}: got no readable run ({error}), expected config.json and last.pt"
+        ) from error
+    policy = make_policy(config["method"], NetworkSettings(**config["network"]))
+    policy.load_state_dict(saved["averaged"])
+    policy.sampler = SamplerSettings(**config["sampler"])
+    config["trained_steps"] = saved["step"]
+    return policy.eval(), config
+
+
+def check_same_network(
+    option: str, settings: NetworkSettings, origin: dict[str, Any], may_grow: bool = False
+) -> None:
     """Raises ValueError, naming `option` and what differs, unless the weights of a run whose
-    network was `origin` fit.
+    network was `origin` fit. An MLP that `may_grow` may have more blocks than that.
     """
     theirs = NetworkSettings(**origin).to_dict()
     different = {k: (v, theirs[k]) for k, v in settings.to_dict().items() if v != theirs[k]}
+    if may_grow and settings.kind == "mlp" and settings.blocks > theirs["blocks"]:
+        different.pop("blocks")
     if different:
         ours = ", ".join(f"{k} {a}" for k, (a, _) in different.items())
         expected = ", ".join(f"{k} {b}" for k, (_, b) in different.items())
         raise ValueError(f"{option}: got a network with {ours}, expected its own, with {expected}")
+
+
+def start_weights(policy: torch.nn.Module, saved: dict[str, torch.Tensor]) -> None:
+    """Loads the weights of a network that may have fewer blocks. A new block adds nothing until it
+    is trained, and what belongs to blocks in one matrix is laid out block after block, so the
+    function stays the same.
+    """
+    own = policy.state_dict()
+    for key, value in saved.items():
+        own[key][tuple(slice(n) for n in value.shape)] = value
+    policy.load_state_dict(own)
 
 
 def plot(metrics: list[dict[str, Any]], path: Path) -> None:

@@ -35,7 +35,7 @@ from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.bundle import MANIFEST, Check, bundle_folder, write_bundle
 from policies.manifest import CHECK, WEIGHTS
 from policies.spec import Spec
-from training.beso_run import read_config
+from training.beso_run import read_policy
 from training.dataset import commands, concatenate, load
 from training.evaluate import current_commit
 from training.export_residual import export_residual_run, is_residual_run
@@ -102,28 +102,8 @@ def load_run(folder: Path) -> Run:
     return _load_bundle(folder) if (folder / MANIFEST).exists() else _load_run(folder)
 
 
-def load_policy(run: Path) -> tuple[ChunkPolicy, dict[str, Any]]:
-    """The averaged weights of a run's folder as a policy on the CPU, and the run's config.
-
-    Raises:
-        ValueError: the folder holds no finished checkpoint.
-    """
-    try:
-        config = read_config(run)
-        saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{run}: got no readable run ({error}), expected config.json and last.pt"
-        ) from error
-    policy = make_policy(config["method"], NetworkSettings(**config["network"]))
-    policy.load_state_dict(saved["averaged"])
-    policy.sampler = SamplerSettings(**config["sampler"])
-    config["trained_steps"] = saved["step"]
-    return policy.eval(), config
-
-
 def _load_run(folder: Path) -> Run:
-    policy, config = load_policy(folder)
+    policy, config = read_policy(folder)
     data = concatenate([load(Path(path)) for path in config["data"]])
     if data.sha256 != config["data_sha256"]:
         raise ValueError(

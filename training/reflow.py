@@ -7,6 +7,13 @@ turned it into, its paths are straight lines, which few steps follow as well as 
 the point at level sigma on the line from noise n at level 1 to the chunk a is a + sigma (n - a):
 the new network's largest level is 1, whatever that of the first one was, and there the path is the
 noise itself.
+
+Where several answers are right, which one a noise belongs to is too much to learn at once. Then the
+path is cut into windows at a few levels and each piece is straightened by itself (Yan et al. 2024,
+PeRFlow): as many steps as there are windows follow it, each learns what the first network does in
+its window only, and the levels stay the first network's. What a step errs by, between two answers
+above all, is new to the steps after it. So once the new network can sample, half of its pieces
+begin where its own steps lead, and end where the first network goes on to from there.
 """
 
 from __future__ import annotations
@@ -17,11 +24,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.beso.diffusion import SamplerSettings
+from policies.beso.diffusion import DETERMINISTIC, SCHEDULES, SamplerSettings, sample_ddim
 from policies.beso.policy import ScorePolicy
 from training.progress import Progress
 
 BATCH = 2048
+ONE_WINDOW = (1.0, 0.0)
+SHARE_OF_OWN = 0.5
+"""Share of the pairs whose pieces begin where the new network's steps lead."""
+SHARE_AT_TOPS = 0.5
+"""Share of the training samples at the top of a window, where as many steps as there are windows
+evaluate the network; the others are spread over all levels, for other numbers of steps."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +46,79 @@ class Pairs:
         ahead: where in the allowed stretch the goal lies, (n,) in [0, 1).
         dropped: 1 where the goal is hidden, (n,).
         noise: unit normal noise that the sampler started from, (n, R, A).
-        direction: n - a, what takes the place of unit normal noise, (n, R, A).
-        chunk: the sample a, (n, R, A), normalised.
+        starts: where a piece of the path enters each window, (n, windows, R, A), normalised.
+        ends: where it leaves the window, of that shape.
+        levels: noise levels between which the windows lie, decreasing to 0, (windows + 1).
     """
 
     rows: Tensor
     ahead: Tensor
     dropped: Tensor
     noise: Tensor
-    direction: Tensor
-    chunk: Tensor
+    starts: Tensor
+    ends: Tensor
+    levels: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def chunk(self) -> Tensor:
+        """The samples (n, R, A), normalised."""
+        return self.ends[:, -1]
+
+    def line(self, chosen: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Target and direction (N, R, A) of pairs (N,) at levels (N,): the straight piece of the
+        path in the window of `level` is target + sigma * direction.
+        """
+        inner = level.new_tensor(self.levels[1:-1])
+        window = (level[:, None] <= inner).sum(dim=1)
+        levels = level.new_tensor(self.levels)
+        high, low = (levels[w].reshape(-1, 1, 1) for w in (window, window + 1))
+        start, end = self.starts[chosen, window], self.ends[chosen, window]
+        direction = (start - end) / (high - low)
+        return end - low * direction, direction
+
+    def towards_tops(self, level: Tensor, generator: torch.Generator) -> Tensor:
+        """Moves SHARE_AT_TOPS of the levels (N,) to the tops of windows, each as often; with one
+        window none.
+        """
+        if len(self.levels) == len(ONE_WINDOW):
+            return level
+        tops = level.new_tensor(self.levels[:-1])
+        drawn = tops[torch.randint(len(tops), level.shape, generator=generator)]
+        return torch.where(
+            torch.rand(level.shape, generator=generator) < SHARE_AT_TOPS, drawn, level
+        )
+
+
+def window_sigmas(sampler: SamplerSettings, levels: Sequence[float]) -> list[list[float]]:
+    """The levels that `sampler` visits in each window between `levels`, its steps spread evenly.
+
+    Raises:
+        ValueError: there are fewer steps than windows, or the last one ends above where it begins.
+    """
+    windows = len(levels) - 1
+    if windows == 1:
+        return [sampler.sigmas]
+    if sampler.steps < windows:
+        raise ValueError(
+            f"--reflow-steps: got {sampler.steps}, expected at least one in each of the {windows} "
+            "windows"
+        )
+    if sampler.sigma_min >= levels[-2]:
+        raise ValueError(
+            f"--sampler.sigma-min: got {levels[-2]}, expected more than --sigma-min "
+            f"{sampler.sigma_min}: it is where the last window begins"
+        )
+    spaced = SCHEDULES[sampler.schedule]
+    visited = []
+    for i, (high, low) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        steps = (sampler.steps - i + windows - 1) // windows
+        visited.append(
+            spaced(steps + 1, low, high)[:-1] if low else spaced(steps, sampler.sigma_min, high)
+        )
+    return visited
 
 
 def draw_pairs(
@@ -55,6 +128,8 @@ def draw_pairs(
     count: int,
     goal_drop: float,
     generator: torch.Generator,
+    levels: tuple[float, ...] = ONE_WINDOW,
+    student: ScorePolicy | None = None,
 ) -> Pairs:
     """Samples `count` chunks with the sampler of `teacher`, of rows drawn from `rows`.
 
@@ -65,47 +140,42 @@ def draw_pairs(
         count: how many.
         goal_drop: share of pairs without goal.
         generator: where everything random comes from.
+        levels: where windows begin, from the sampler's largest level down, and 0; or one window.
+        student: the new network, if pieces are to begin where its steps lead.
 
     Raises:
-        ValueError: the sampler draws noise on its way, so that no noise belongs to a chunk.
+        ValueError: the sampler draws noise on its way, so that no noise belongs to a chunk; or its
+            levels do not go with the windows.
     """
     sampler = teacher.sampler
     if sampler.draws != 1:
         raise ValueError(
-            f"--sampler.name: got {sampler.name}, expected a deterministic one for --reflow"
+            f"--reflow-sampler: got {sampler.name}, expected a deterministic one for --reflow"
         )
+    visited = window_sigmas(sampler, levels)
+    integrate = DETERMINISTIC[sampler.name]
     chosen = rows[torch.randint(len(rows), (count,), generator=generator)]
     ahead = torch.rand(count, generator=generator)
     dropped = (torch.rand(count, generator=generator) < goal_drop).float()
     noise = torch.randn(count, *teacher.noise_shape, generator=generator)
-    chunk = torch.empty_like(noise)
+    starts = noise.new_empty(count, len(levels) - 1, *teacher.noise_shape)
+    ends = torch.empty_like(starts)
+    own = (torch.rand(count, 1, 1, generator=generator) < SHARE_OF_OWN) if student else None
     progress = Progress(count, "pairs")
     for first in range(0, count, BATCH):
         part = slice(first, first + BATCH)
         observation = teacher.normaliser.observation(inputs(chosen[part], ahead[part]))
         observation = teacher.drop_goal(observation, dropped[part])
         with torch.no_grad():
-            chunk[part] = teacher.sample(observation, noise[part], None, None)
+            denoise = teacher.denoiser(observation)
+            theirs = student.denoiser(observation) if student else None
+            x = noise[part] * (sampler.noise_scale * visited[0][0])
+            for window, sigmas in enumerate(visited):
+                starts[part, window] = noise[part] if levels == ONE_WINDOW else x
+                ends[part, window] = end = integrate(denoise, x, sigmas)
+                if theirs is not None and own is not None:
+                    step = sample_ddim(theirs, x, levels[window : window + 2])
+                    end = torch.where(own[part], step, end)
+                x = end
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
-    return Pairs(chosen, ahead, dropped, noise, noise - chunk, chunk)
-
-
-def rectify(
-    teacher: ScorePolicy,
-    sampler: SamplerSettings,
-    inputs: Callable[[Tensor, Tensor], Tensor],
-    wanted: Sequence[tuple[Tensor, int]],
-    goal_drop: float,
-    generator: torch.Generator,
-) -> list[Pairs]:
-    """Pairs by another sampler than the teacher's own, for each of `wanted`: rows, and how many.
-
-    The sampler's temperature and guidance become part of the network that learns from them. The
-    other arguments are those of `draw_pairs`.
-    """
-    own, teacher.sampler = teacher.sampler, sampler
-    pairs = [
-        draw_pairs(teacher, inputs, rows, count, goal_drop, generator) for rows, count in wanted
-    ]
-    teacher.sampler = own
-    return pairs
+    return Pairs(chosen, ahead, dropped, noise, starts, ends, levels)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import tyro
 
-from policies.beso.baselines import make_policy
+from policies.beso.baselines import DDPMPolicy, make_policy
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
@@ -34,10 +34,12 @@ from training.beso_run import (
     plot,
     read_commands,
     read_config,
+    read_policy,
+    start_weights,
 )
 from training.dataset import Demonstrations, concatenate, load
 from training.inputs import Inputs, achieved_entry
-from training.reflow import Pairs, rectify
+from training.reflow import ONE_WINDOW, Pairs, draw_pairs
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 
@@ -118,12 +120,28 @@ class Args:
     of those samples are those of --sampler.sigma-max, --sampler.noise-scale and
     --sampler.cfg-lambda; the new network's own are 1: it has learned them.
     """
+    reflow_sampler: str = "ddim"
+    """Sampler of those samples; a deterministic one."""
     reflow_steps: int = 10
     """Denoising steps of those samples."""
+    reflow_windows: int = 1
+    """Pieces of the path that are straightened each by itself, between the levels that so many
+    steps of --sampler visit. With one the whole path is; more, for as many steps, are learned
+    better where several answers are right. The new network then keeps levels and noise.
+    """
     reflow_pairs: int = 200_000
     """How many of them."""
+    reflow_rounds: int = 1
+    """Times in the course of the training that they are drawn. Half of the later ones begin where
+    the new network's own steps lead; with one window they are only fresh.
+    """
 
     # Optimisation
+    huber: float = 0.0
+    """Root mean square error of a sample from which the loss is linear in it, not quadratic
+    (pseudo-Huber; 0: quadratic throughout). For --reflow where several answers are right: between
+    two the mean is none of them, the median is one. Without pairs it would not learn a score.
+    """
     steps: int = 20_000
     """Gradient steps."""
     batch_size: int = 512
@@ -180,10 +198,20 @@ def main(args: Args) -> None:
     if args.method == "beso":
         args.sampler.check_trained("--sampler.sigma-max", args.sigma_max)
     sampler = args.sampler
+    levels = ONE_WINDOW
     if args.reflow:
-        sampler = replace(sampler, steps=args.reflow_steps, sigma_min=args.sigma_min)
-        unit = replace(args.sampler, sigma_max=1.0, noise_scale=1.0, cfg_lambda=1.0)
-        args = replace(args, sigma_max=1.0, sampler=unit)
+        if args.reflow_windows < 1:
+            raise ValueError(f"--reflow-windows: got {args.reflow_windows}, expected at least 1")
+        own = replace(args.sampler, cfg_lambda=1.0)
+        if args.reflow_windows == 1:
+            own = replace(own, sigma_max=1.0, noise_scale=1.0)
+        else:
+            own = replace(own, name="ddim", steps=args.reflow_windows)
+            levels = tuple(own.sigmas)
+        sampler = replace(
+            sampler, name=args.reflow_sampler, steps=args.reflow_steps, sigma_min=args.sigma_min
+        )
+        args = replace(args, sigma_max=own.sigma_max, sampler=own)
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"
@@ -238,7 +266,8 @@ def main(args: Args) -> None:
     )
     for name, folder in ((option, origin), ("--resume", run if args.resume else None)):
         if folder:
-            check_same_network(name, settings, read_config(folder)["network"])
+            theirs = read_config(folder)["network"]
+            check_same_network(name, settings, theirs, may_grow=name != "--resume")
     inputs = Inputs(data, settings, args.hindsight_steps, args.hindsight_draws)
     policy, averaged = make_policy(args.method, settings), make_policy(args.method, settings)
     for model in (policy, averaged):
@@ -248,6 +277,9 @@ def main(args: Args) -> None:
     averaged.load_state_dict(policy.state_dict())
     averaged.requires_grad_(False).eval()
     averaged.sampler = args.sampler
+    if isinstance(averaged, DDPMPolicy):
+        # All of its steps would make a validation last longer than what it watches.
+        averaged.sampling_steps = 10
 
     optimiser = torch.optim.AdamW(
         policy.parameters(), lr=0.0, weight_decay=args.weight_decay, fused=True
@@ -257,7 +289,7 @@ def main(args: Args) -> None:
     commands = ["python -m training.train_beso " + " ".join(sys.argv[1:])]
     first = 0
     if origin:
-        policy.load_state_dict(torch.load(origin / "last.pt", weights_only=True)["averaged"])
+        start_weights(policy, torch.load(origin / "last.pt", weights_only=True)["averaged"])
         averaged.load_state_dict(policy.state_dict())
         commands = read_commands(origin) + commands
     if args.resume:
@@ -282,14 +314,23 @@ def main(args: Args) -> None:
     sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
     pairs: Pairs | None = None
     if args.reflow:
-        assert isinstance(averaged, ScorePolicy)
-        wanted = [(train_rows, args.reflow_pairs), (rows, len(rows))]
-        drawn = torch.Generator().manual_seed(args.seed + 2)
-        pairs, held_pairs = rectify(averaged, sampler, inputs, wanted, args.goal_drop, drawn)
+        teacher, _ = read_policy(args.reflow)
+        teacher.sampler = sampler
+        assert isinstance(teacher, ScorePolicy) and isinstance(averaged, ScorePolicy)
+
+        def pairs_of(rows: torch.Tensor, count: int, round_: int) -> Pairs:
+            drawn = torch.Generator().manual_seed(args.seed + 2 + round_)
+            student = averaged if round_ > 0 and args.reflow_windows > 1 else None
+            return draw_pairs(teacher, inputs, rows, count, args.goal_drop, drawn, levels, student)
+
+        held_pairs = pairs_of(rows, len(rows), 0)
         validation_observation = inputs(held_pairs.rows, held_pairs.ahead)
-        validation_target, validation_noise = held_pairs.chunk, held_pairs.direction
+        validation_level = held_pairs.towards_tops(validation_level, fixed)
+        validation_target, validation_noise = held_pairs.line(
+            torch.arange(len(held_pairs)), validation_level
+        )
         sampling_noise = held_pairs.noise
-        validation_chunk = averaged.normaliser.raw_action(validation_target[:, args.window - 1 :])
+        validation_chunk = averaged.normaliser.raw_action(held_pairs.chunk[:, args.window - 1 :])
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {
         "network": settings.to_dict(),
@@ -310,6 +351,10 @@ def main(args: Args) -> None:
     weights, shadow = list(policy.parameters()), list(averaged.parameters())
     running_loss, started = torch.zeros(()), time.monotonic()
     for step in range(first, args.steps):
+        round_ = step * args.reflow_rounds // args.steps
+        before = (step - 1) * args.reflow_rounds // args.steps
+        if args.reflow and (step == first or round_ != before):
+            pairs = pairs_of(train_rows, args.reflow_pairs, round_)
         count = len(train_rows) if pairs is None else len(pairs)
         chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
@@ -321,11 +366,15 @@ def main(args: Args) -> None:
             dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
         else:
             rows, ahead, dropped = pairs.rows[chosen], pairs.ahead[chosen], pairs.dropped[chosen]
-            noise, action = pairs.direction[chosen], pairs.chunk[chosen]
+            level = pairs.towards_tops(level, generator)
+            action, noise = pairs.line(chosen, level)
         batch = policy.normaliser.observation(inputs(rows, ahead))
         if args.goal_drop > 0.0:
             batch = policy.drop_goal(batch, dropped)
-        loss = policy.loss(batch, action, level, noise).mean()
+        loss = policy.loss(batch, action, level, noise)
+        if args.huber > 0.0:
+            loss = (loss + args.huber**2).sqrt() - args.huber
+        loss = loss.mean()
         optimiser.param_groups[0]["lr"] = learning_rate(args, step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -137,6 +137,12 @@ def test_the_papers_window_trains_exports_and_is_swept(
     assert (config["sigma_max"], config["sampler"]["sigma_max"]) == (1.0, 1.0)
     assert config["sampler"]["noise_scale"] == 1.0, "is in the pairs"
     assert ["--reflow" in command for command in config["commands"]] == [False, True]
+    pieces = ("--reflow-windows", 3, "--reflow-rounds", 2, "--sampler.sigma-min", 0.2)
+    more = ("--reflow-steps", 9, "--huber", 0.02)
+    last_line(run("train_beso", *where, *window, *small, *flow, *pieces, *more, "--name", "pieces"))
+    config = json.loads((tmp_path / "pieces/config.json").read_text())
+    assert (config["sigma_max"], config["sampler"]["steps"]) == (10.0, 3)
+    assert config["sampler"]["noise_scale"] == 0.2, "windows keep the noise"
     again = ("--reflow", tmp_path / "flow", "--reflow-pairs", 40)
     refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
     assert refused.stderr.startswith("error: --sampler.sigma-max: got 10.0, expected at most 1.0")
