@@ -77,3 +77,18 @@ def achieved_entry(spec: Spec) -> int:
             return entry
         entry += field.size
     return -1
+
+
+def with_starts(rows: torch.Tensor, data: Demonstrations, first: int, weight: int) -> torch.Tensor:
+    """Rows to draw samples from: `rows`, those among the `first` of their episode `weight` times.
+
+    Raises:
+        ValueError: they would not occur at all.
+    """
+    if weight < 1:
+        raise ValueError(f"--start-weight: got {weight}, expected at least 1")
+    since_start = torch.arange(len(data.action)) - torch.from_numpy(
+        data.starts[data.episode_index]
+    )
+    at_start = rows[since_start[rows] < first]
+    return torch.cat([rows, at_start.repeat(weight - 1)])

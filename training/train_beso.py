@@ -38,7 +38,7 @@ from training.beso_run import (
     start_weights,
 )
 from training.dataset import Demonstrations, concatenate, load
-from training.inputs import Inputs, achieved_entry
+from training.inputs import Inputs, achieved_entry, with_starts
 from training.reflow import ONE_WINDOW, Pairs, draw_pairs
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
@@ -93,6 +93,10 @@ class Args:
     hindsight_draws: int = 1
     """How far ahead is the furthest of so many even draws: more than 1 where it is goals that take
     long that will be asked for.
+    """
+    start_weight: int = 1
+    """How often a row among the first H of its episode counts. There every choice is still open,
+    and whoever runs a policy begins there.
     """
 
     # Diffusion
@@ -301,6 +305,7 @@ def main(args: Args) -> None:
         generator.set_state(saved["generator"])
         first, metrics = saved["step"], saved["metrics"]
     train_rows = torch.nonzero(is_training).flatten()
+    train_rows = with_starts(train_rows, data, args.horizon, args.start_weight)
     target = policy.normaliser.action(chunks)
 
     # The same rows, levels and noise at every validation, so that its curve is smooth.
@@ -343,7 +348,7 @@ def main(args: Args) -> None:
     (run / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     parameters = sum(p.numel() for p in policy.parameters())
     print(
-        f"{args.name}: {parameters / 1e6:.2f} M parameters, {len(train_rows)} rows, "
+        f"{args.name}: {parameters / 1e6:.2f} M parameters, {int(is_training.sum())} rows, "
         f"{held_out} seeds held out",
         flush=True,
     )

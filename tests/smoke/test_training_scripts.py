@@ -138,7 +138,7 @@ def test_the_papers_window_trains_exports_and_is_swept(
     assert config["sampler"]["noise_scale"] == 1.0, "is in the pairs"
     assert ["--reflow" in command for command in config["commands"]] == [False, True]
     pieces = ("--reflow-windows", 3, "--reflow-rounds", 2, "--sampler.sigma-min", 0.2)
-    more = ("--reflow-steps", 9, "--huber", 0.02)
+    more = ("--reflow-steps", 9, "--huber", 0.02, "--start-weight", 3)
     last_line(run("train_beso", *where, *window, *small, *flow, *pieces, *more, "--name", "pieces"))
     config = json.loads((tmp_path / "pieces/config.json").read_text())
     assert (config["sigma_max"], config["sampler"]["steps"]) == (10.0, 3)

@@ -9,7 +9,7 @@ import torch
 from policies.beso.network import NetworkSettings
 from policies.spec import Field, Spec
 from training.dataset import Demonstrations
-from training.inputs import Inputs
+from training.inputs import Inputs, with_starts
 
 LENGTHS = (6, 3)
 
@@ -93,3 +93,12 @@ def test_histories_end_at_the_row_and_begin_in_its_episode() -> None:
 def test_hindsight_needs_goals() -> None:
     with pytest.raises(ValueError, match="--hindsight-steps: got 4 and data without goal fields"):
         Inputs(play(0), settings(0), 4)
+
+
+def test_rows_at_the_start_of_an_episode_count_more_often() -> None:
+    rows = torch.tensor([0, 1, 2, 4, 6, 8])  # of the second episode, which begins at 6, two
+    drawn = with_starts(rows, play(1), first=2, weight=3)
+    assert sorted(drawn.tolist()) == [0, 0, 0, 1, 1, 1, 2, 4, 6, 6, 6, 8]
+    torch.testing.assert_close(with_starts(rows, play(1), first=2, weight=1), rows)
+    with pytest.raises(ValueError, match="--start-weight: got 0, expected at least 1"):
+        with_starts(rows, play(1), first=2, weight=0)
