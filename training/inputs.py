@@ -39,12 +39,15 @@ class Inputs:
         self._last = torch.from_numpy(data.last_row)
         self._history = torch.from_numpy(data.history(settings.window))
 
-    def __call__(self, rows: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, rows: torch.Tensor, ahead: torch.Tensor, asked: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Inputs (n, D), or (n, W, D) with a window above 1.
 
         Args:
             rows: (n,).
             ahead: (n,) in [0, 1): where in the allowed stretch the goal lies, as a quantile.
+            asked: (n,), the row whose achieved state is the goal instead, -1 for none.
         """
         settings = self.settings
         batch = self.observation[self._history[rows]]
@@ -56,6 +59,8 @@ class Inputs:
             for state in range(1, settings.goal_states + 1):
                 offset = -(-reach * state // settings.goal_states)
                 later = torch.minimum(rows + offset, self._last[rows])
+                if asked is not None:
+                    later = torch.where(asked < 0, later, asked)
                 goals.append(self.observation[later, -settings.goal_state_size :])
             goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
             batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
@@ -87,8 +92,6 @@ def with_starts(rows: torch.Tensor, data: Demonstrations, first: int, weight: in
     """
     if weight < 1:
         raise ValueError(f"--start-weight: got {weight}, expected at least 1")
-    since_start = torch.arange(len(data.action)) - torch.from_numpy(
-        data.starts[data.episode_index]
-    )
+    since_start = torch.arange(len(data.action)) - torch.from_numpy(data.starts[data.episode_index])
     at_start = rows[since_start[rows] < first]
     return torch.cat([rows, at_start.repeat(weight - 1)])

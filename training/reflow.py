@@ -44,6 +44,7 @@ class Pairs:
     Attributes:
         rows: row of the data (n,).
         ahead: where in the allowed stretch the goal lies, (n,) in [0, 1).
+        asked: row whose achieved state is the goal instead, -1 for none, (n,).
         dropped: 1 where the goal is hidden, (n,).
         noise: unit normal noise that the sampler started from, (n, R, A).
         starts: where a piece of the path enters each window, (n, windows, R, A), normalised.
@@ -53,6 +54,7 @@ class Pairs:
 
     rows: Tensor
     ahead: Tensor
+    asked: Tensor
     dropped: Tensor
     noise: Tensor
     starts: Tensor
@@ -123,25 +125,29 @@ def window_sigmas(sampler: SamplerSettings, levels: Sequence[float]) -> list[lis
 
 def draw_pairs(
     teacher: ScorePolicy,
-    inputs: Callable[[Tensor, Tensor], Tensor],
+    inputs: Callable[[Tensor, Tensor, Tensor], Tensor],
     rows: Tensor,
     count: int,
     goal_drop: float,
     generator: torch.Generator,
     levels: tuple[float, ...] = ONE_WINDOW,
     student: ScorePolicy | None = None,
+    asked_share: float = 0.0,
 ) -> Pairs:
     """Samples `count` chunks with the sampler of `teacher`, of rows drawn from `rows`.
 
     Args:
         teacher: with the sampler to imitate; it has to be deterministic.
-        inputs: raw network inputs of rows (n,) with goals `ahead` (n,); see training.inputs.
+        inputs: raw network inputs of rows (n,) with goals `ahead` or `asked` (n,); see
+            training.inputs.
         rows: rows of the data to draw from.
         count: how many.
         goal_drop: share of pairs without goal.
         generator: where everything random comes from.
         levels: where windows begin, from the sampler's largest level down, and 0; or one window.
         student: the new network, if pieces are to begin where its steps lead.
+        asked_share: share of pairs whose goal is what was achieved in any of the rows. What to do
+            then nobody has shown, but the teacher knows.
 
     Raises:
         ValueError: the sampler draws noise on its way, so that no noise belongs to a chunk; or its
@@ -156,6 +162,8 @@ def draw_pairs(
     integrate = DETERMINISTIC[sampler.name]
     chosen = rows[torch.randint(len(rows), (count,), generator=generator)]
     ahead = torch.rand(count, generator=generator)
+    asked = rows[torch.randint(len(rows), (count,), generator=generator)]
+    asked[torch.rand(count, generator=generator) >= asked_share] = -1
     dropped = (torch.rand(count, generator=generator) < goal_drop).float()
     noise = torch.randn(count, *teacher.noise_shape, generator=generator)
     starts = noise.new_empty(count, len(levels) - 1, *teacher.noise_shape)
@@ -164,7 +172,7 @@ def draw_pairs(
     progress = Progress(count, "pairs")
     for first in range(0, count, BATCH):
         part = slice(first, first + BATCH)
-        observation = teacher.normaliser.observation(inputs(chosen[part], ahead[part]))
+        observation = teacher.normaliser.observation(inputs(chosen[part], ahead[part], asked[part]))
         observation = teacher.drop_goal(observation, dropped[part])
         with torch.no_grad():
             denoise = teacher.denoiser(observation)
@@ -178,4 +186,4 @@ def draw_pairs(
                     end = torch.where(own[part], step, end)
                 x = end
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
-    return Pairs(chosen, ahead, dropped, noise, starts, ends, levels)
+    return Pairs(chosen, ahead, asked, dropped, noise, starts, ends, levels)

@@ -135,6 +135,10 @@ class Args:
     """
     reflow_pairs: int = 200_000
     """How many of them."""
+    reflow_asked: float = 0.0
+    """Share of them whose goal is what was achieved anywhere in the data, in place of hindsight:
+    the first network can be asked for what no one was seen to do.
+    """
     reflow_rounds: int = 1
     """Times in the course of the training that they are drawn. Half of the later ones begin where
     the new network's own steps lead; with one window they are only fresh.
@@ -216,6 +220,10 @@ def main(args: Args) -> None:
             sampler, name=args.reflow_sampler, steps=args.reflow_steps, sigma_min=args.sigma_min
         )
         args = replace(args, sigma_max=own.sigma_max, sampler=own)
+    if args.reflow_asked and not args.hindsight_steps:
+        raise ValueError(
+            f"--reflow-asked: got {args.reflow_asked} without --hindsight-steps, expected 0"
+        )
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"
@@ -326,10 +334,20 @@ def main(args: Args) -> None:
         def pairs_of(rows: torch.Tensor, count: int, round_: int) -> Pairs:
             drawn = torch.Generator().manual_seed(args.seed + 2 + round_)
             student = averaged if round_ > 0 and args.reflow_windows > 1 else None
-            return draw_pairs(teacher, inputs, rows, count, args.goal_drop, drawn, levels, student)
+            return draw_pairs(
+                teacher,
+                inputs,
+                rows,
+                count,
+                args.goal_drop,
+                drawn,
+                levels,
+                student,
+                args.reflow_asked,
+            )
 
         held_pairs = pairs_of(rows, len(rows), 0)
-        validation_observation = inputs(held_pairs.rows, held_pairs.ahead)
+        validation_observation = inputs(held_pairs.rows, held_pairs.ahead, held_pairs.asked)
         validation_level = held_pairs.towards_tops(validation_level, fixed)
         validation_target, validation_noise = held_pairs.line(
             torch.arange(len(held_pairs)), validation_level
@@ -364,16 +382,17 @@ def main(args: Args) -> None:
         chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
         if pairs is None:
-            rows = train_rows[chosen]
+            rows, asked = train_rows[chosen], None
             noise = torch.randn(args.batch_size, *target.shape[1:], generator=generator)
             action = target[rows]
             ahead = torch.rand(args.batch_size, generator=generator)
             dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
         else:
-            rows, ahead, dropped = pairs.rows[chosen], pairs.ahead[chosen], pairs.dropped[chosen]
+            rows, ahead, asked = pairs.rows[chosen], pairs.ahead[chosen], pairs.asked[chosen]
+            dropped = pairs.dropped[chosen]
             level = pairs.towards_tops(level, generator)
             action, noise = pairs.line(chosen, level)
-        batch = policy.normaliser.observation(inputs(rows, ahead))
+        batch = policy.normaliser.observation(inputs(rows, ahead, asked))
         if args.goal_drop > 0.0:
             batch = policy.drop_goal(batch, dropped)
         loss = policy.loss(batch, action, level, noise)

@@ -102,3 +102,11 @@ def test_rows_at_the_start_of_an_episode_count_more_often() -> None:
     torch.testing.assert_close(with_starts(rows, play(1), first=2, weight=1), rows)
     with pytest.raises(ValueError, match="--start-weight: got 0, expected at least 1"):
         with_starts(rows, play(1), first=2, weight=0)
+
+
+def test_a_goal_that_is_asked_for_may_be_of_another_episode() -> None:
+    inputs = Inputs(play(1), settings(1, window=3), hindsight_steps=4)
+    rows, ahead = torch.tensor([2, 2, 7]), torch.zeros(3)
+    batch = inputs(rows, ahead, torch.tensor([-1, 8, 0]))
+    assert batch[:, -1, 1].tolist() == [103, 108, 100]
+    torch.testing.assert_close(batch[:, :, 0], inputs(rows, ahead)[:, :, 0])

@@ -24,7 +24,9 @@ def teacher(sampler: SamplerSettings = SAMPLER) -> ScorePolicy:
     return policy
 
 
-def observations(rows: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+def observations(
+    rows: torch.Tensor, ahead: torch.Tensor, asked: torch.Tensor | None = None
+) -> torch.Tensor:
     return torch.stack([rows.float(), ahead, -rows.float(), ahead**2, ahead], dim=1) / 10
 
 
@@ -145,6 +147,22 @@ def test_a_path_in_windows_is_followed_by_as_many_steps_and_by_more() -> None:
         for sigmas in window_sigmas(policy.sampler, pairs.levels)[1:]:
             x = sample_dpmpp_2m(denoise, x, sigmas)
     torch.testing.assert_close(x, pairs.chunk)
+
+
+def test_some_goals_are_asked_for_wherever_they_were_achieved() -> None:
+    seen: list[torch.Tensor] = []
+
+    def inputs(rows: torch.Tensor, ahead: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        seen.append(asked)
+        return observations(rows, ahead)
+
+    generator = torch.Generator().manual_seed(1)
+    pairs = draw_pairs(teacher(), inputs, torch.arange(5, 20), 400, 0.0, generator, asked_share=0.3)
+    torch.testing.assert_close(torch.cat(seen), pairs.asked)
+    others = pairs.asked[pairs.asked >= 0]
+    assert len(others) == pytest.approx(120, abs=30)
+    assert set(others.tolist()) == set(range(5, 20))
+    assert set(pairs.asked[pairs.asked < 0].tolist()) == {-1}
 
 
 def test_half_of_the_pieces_begin_where_the_new_network_leads() -> None:
