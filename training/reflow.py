@@ -132,7 +132,7 @@ def draw_pairs(
     generator: torch.Generator,
     levels: tuple[float, ...] = ONE_WINDOW,
     student: ScorePolicy | None = None,
-    asked_share: float = 0.0,
+    asked: tuple[float, Tensor] | None = None,
 ) -> Pairs:
     """Samples `count` chunks with the sampler of `teacher`, of rows drawn from `rows`.
 
@@ -146,8 +146,8 @@ def draw_pairs(
         generator: where everything random comes from.
         levels: where windows begin, from the sampler's largest level down, and 0; or one window.
         student: the new network, if pieces are to begin where its steps lead.
-        asked_share: share of pairs whose goal is what was achieved in any of the rows. What to do
-            then nobody has shown, but the teacher knows.
+        asked: share of pairs whose goal is what was achieved in one of some other rows, and those
+            rows. What to do then nobody has shown, but the teacher knows.
 
     Raises:
         ValueError: the sampler draws noise on its way, so that no noise belongs to a chunk; or its
@@ -162,8 +162,11 @@ def draw_pairs(
     integrate = DETERMINISTIC[sampler.name]
     chosen = rows[torch.randint(len(rows), (count,), generator=generator)]
     ahead = torch.rand(count, generator=generator)
-    asked = rows[torch.randint(len(rows), (count,), generator=generator)]
-    asked[torch.rand(count, generator=generator) >= asked_share] = -1
+    goals = torch.full((count,), -1)
+    if asked:
+        share, others = asked
+        goals = others[torch.randint(len(others), (count,), generator=generator)]
+        goals[torch.rand(count, generator=generator) >= share] = -1
     dropped = (torch.rand(count, generator=generator) < goal_drop).float()
     noise = torch.randn(count, *teacher.noise_shape, generator=generator)
     starts = noise.new_empty(count, len(levels) - 1, *teacher.noise_shape)
@@ -172,7 +175,7 @@ def draw_pairs(
     progress = Progress(count, "pairs")
     for first in range(0, count, BATCH):
         part = slice(first, first + BATCH)
-        observation = teacher.normaliser.observation(inputs(chosen[part], ahead[part], asked[part]))
+        observation = teacher.normaliser.observation(inputs(chosen[part], ahead[part], goals[part]))
         observation = teacher.drop_goal(observation, dropped[part])
         with torch.no_grad():
             denoise = teacher.denoiser(observation)
@@ -186,4 +189,4 @@ def draw_pairs(
                     end = torch.where(own[part], step, end)
                 x = end
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
-    return Pairs(chosen, ahead, asked, dropped, noise, starts, ends, levels)
+    return Pairs(chosen, ahead, goals, dropped, noise, starts, ends, levels)

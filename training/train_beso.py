@@ -120,9 +120,10 @@ class Args:
     # Few steps
     reflow: Path | None = None
     """Finished run whose own samples become the targets, each with the noise it came from; few
-    steps then do as well as many. Starts from its weights; see training.reflow. Noise and guidance
-    of those samples are those of --sampler.sigma-max, --sampler.noise-scale and
-    --sampler.cfg-lambda; the new network's own are 1: it has learned them.
+    steps then do as well as many. Starts from its weights, or from those of --start-from; see
+    training.reflow. Noise and guidance of those samples are those of --sampler.sigma-max,
+    --sampler.noise-scale and --sampler.cfg-lambda; the new network's own are 1: it has learned
+    them.
     """
     reflow_sampler: str = "ddim"
     """Sampler of those samples; a deterministic one."""
@@ -136,8 +137,8 @@ class Args:
     reflow_pairs: int = 200_000
     """How many of them."""
     reflow_asked: float = 0.0
-    """Share of them whose goal is what was achieved anywhere in the data, in place of hindsight:
-    the first network can be asked for what no one was seen to do.
+    """Share of them whose goal is what some episode of the data begins with, things at rest, in
+    place of hindsight: the first network can be asked for what no one was seen to do.
     """
     reflow_rounds: int = 1
     """Times in the course of the training that they are drawn. Half of the later ones begin where
@@ -235,10 +236,12 @@ def main(args: Args) -> None:
     data = concatenate([load(path) for path in args.data])
     last = run / "last.pt"
     starts = {"--resume": last if args.resume else None}
-    if args.reflow and (args.start_from or args.method != "beso"):
-        raise ValueError("--reflow: got --start-from or a --method, expected neither")
-    origin = args.reflow or args.start_from
-    option = "--reflow" if args.reflow else "--start-from"
+    if args.reflow and args.method != "beso":
+        raise ValueError(f"--method: got {args.method}, expected beso for --reflow")
+    origin = args.start_from or args.reflow
+    option = "--start-from" if args.start_from else "--reflow"
+    if args.reflow and not (args.reflow / "last.pt").exists():
+        raise ValueError(f"--reflow: got no checkpoint {args.reflow / 'last.pt'}, expected a run's")
     starts[option] = origin / "last.pt" if origin else None
     for name, checkpoint in starts.items():
         if checkpoint and not checkpoint.exists():
@@ -327,6 +330,7 @@ def main(args: Args) -> None:
     sampling_noise = torch.randn(len(rows), *averaged.noise_shape, generator=fixed)
     pairs: Pairs | None = None
     if args.reflow:
+        beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])
         teacher, _ = read_policy(args.reflow)
         teacher.sampler = sampler
         assert isinstance(teacher, ScorePolicy) and isinstance(averaged, ScorePolicy)
@@ -343,7 +347,7 @@ def main(args: Args) -> None:
                 drawn,
                 levels,
                 student,
-                args.reflow_asked,
+                (args.reflow_asked, beginnings),
             )
 
         held_pairs = pairs_of(rows, len(rows), 0)
