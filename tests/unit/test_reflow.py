@@ -157,7 +157,8 @@ def test_some_goals_are_asked_for_wherever_they_were_achieved() -> None:
         return observations(rows, ahead)
 
     generator = torch.Generator().manual_seed(1)
-    pairs = draw_pairs(teacher(), inputs, torch.arange(5, 20), 400, 0.0, generator, asked_share=0.3)
+    others = torch.arange(5, 20)
+    pairs = draw_pairs(teacher(), inputs, torch.arange(9), 400, 0.0, generator, asked=(0.3, others))
     torch.testing.assert_close(torch.cat(seen), pairs.asked)
     asked = pairs.asked[pairs.asked >= 0]
     assert len(asked) == pytest.approx(120, abs=30)
