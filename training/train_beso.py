@@ -209,8 +209,10 @@ def main(args: Args) -> None:
     sampler = args.sampler
     levels = ONE_WINDOW
     if args.reflow:
-        if args.reflow_windows < 1:
-            raise ValueError(f"--reflow-windows: got {args.reflow_windows}, expected at least 1")
+        for name in ("reflow_windows", "reflow_rounds"):
+            if getattr(args, name) < 1:
+                shown = name.replace("_", "-")
+                raise ValueError(f"--{shown}: got {getattr(args, name)}, expected at least 1")
         own = replace(args.sampler, cfg_lambda=1.0)
         if args.reflow_windows == 1:
             own = replace(own, sigma_max=1.0, noise_scale=1.0)
@@ -225,6 +227,8 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--reflow-asked: got {args.reflow_asked} without --hindsight-steps, expected 0"
         )
+    if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
+        raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"
@@ -235,14 +239,15 @@ def main(args: Args) -> None:
     run.mkdir(parents=True, exist_ok=True)
     data = concatenate([load(path) for path in args.data])
     last = run / "last.pt"
-    starts = {"--resume": last if args.resume else None}
     if args.reflow and args.method != "beso":
         raise ValueError(f"--method: got {args.method}, expected beso for --reflow")
     origin = args.start_from or args.reflow
     option = "--start-from" if args.start_from else "--reflow"
-    if args.reflow and not (args.reflow / "last.pt").exists():
-        raise ValueError(f"--reflow: got no checkpoint {args.reflow / 'last.pt'}, expected a run's")
-    starts[option] = origin / "last.pt" if origin else None
+    starts = {
+        "--resume": last if args.resume else None,
+        "--start-from": args.start_from / "last.pt" if args.start_from else None,
+        "--reflow": args.reflow / "last.pt" if args.reflow else None,
+    }
     for name, checkpoint in starts.items():
         if checkpoint and not checkpoint.exists():
             raise ValueError(f"{name}: got no checkpoint {checkpoint}, expected a run's")
@@ -335,9 +340,9 @@ def main(args: Args) -> None:
         teacher.sampler = sampler
         assert isinstance(teacher, ScorePolicy) and isinstance(averaged, ScorePolicy)
 
-        def pairs_of(rows: torch.Tensor, count: int, round_: int) -> Pairs:
-            drawn = torch.Generator().manual_seed(args.seed + 2 + round_)
-            student = averaged if round_ > 0 and args.reflow_windows > 1 else None
+        def pairs_of(rows: torch.Tensor, count: int, seed: int, own: bool = False) -> Pairs:
+            drawn = torch.Generator().manual_seed(seed)
+            student = averaged if own and args.reflow_windows > 1 else None
             return draw_pairs(
                 teacher,
                 inputs,
@@ -350,7 +355,7 @@ def main(args: Args) -> None:
                 (args.reflow_asked, beginnings),
             )
 
-        held_pairs = pairs_of(rows, len(rows), 0)
+        held_pairs = pairs_of(rows, len(rows), args.seed + 2)
         validation_observation = inputs(held_pairs.rows, held_pairs.ahead, held_pairs.asked)
         validation_level = held_pairs.towards_tops(validation_level, fixed)
         validation_target, validation_noise = held_pairs.line(
@@ -381,7 +386,7 @@ def main(args: Args) -> None:
         round_ = step * args.reflow_rounds // args.steps
         before = (step - 1) * args.reflow_rounds // args.steps
         if args.reflow and (step == first or round_ != before):
-            pairs = pairs_of(train_rows, args.reflow_pairs, round_)
+            pairs = pairs_of(train_rows, args.reflow_pairs, args.seed + 3 + round_, round_ > 0)
         count = len(train_rows) if pairs is None else len(pairs)
         chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))

@@ -143,6 +143,8 @@ def test_the_papers_window_trains_exports_and_is_swept(
     config = json.loads((tmp_path / "pieces/config.json").read_text())
     assert (config["sigma_max"], config["sampler"]["steps"]) == (10.0, 3)
     assert config["sampler"]["noise_scale"] == 0.2, "windows keep the noise"
+    refused = run("train_beso", *where, *window, *small, "--huber", 0.02, "--name", "again")
+    assert refused.stderr == "error: --huber: got 0.02, expected 0, or more with --reflow\n"
     again = ("--reflow", tmp_path / "flow", "--reflow-pairs", 40)
     refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
     assert refused.stderr.startswith("error: --sampler.sigma-max: got 10.0, expected at most 1.0")
