@@ -19,7 +19,7 @@ begin where its own steps lead, and end where the first network goes on to from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,6 +92,19 @@ class Pairs:
         return torch.where(
             torch.rand(level.shape, generator=generator) < SHARE_AT_TOPS, drawn, level
         )
+
+
+def straightened(
+    sampler: SamplerSettings, windows: int
+) -> tuple[SamplerSettings, tuple[float, ...]]:
+    """The new network's sampler, where `sampler` says noise, guidance and levels of the first one's
+    samples, and the levels between which its windows lie.
+    """
+    own = replace(sampler, cfg_lambda=1.0)
+    if windows == 1:
+        return replace(own, sigma_max=ONE_WINDOW[0], noise_scale=1.0), ONE_WINDOW
+    own = replace(own, name="ddim", steps=windows)
+    return own, tuple(own.sigmas)
 
 
 def window_sigmas(sampler: SamplerSettings, levels: Sequence[float]) -> list[list[float]]:

@@ -39,7 +39,7 @@ from training.beso_run import (
 )
 from training.dataset import Demonstrations, concatenate, load
 from training.inputs import Inputs, achieved_entry, with_starts
-from training.reflow import ONE_WINDOW, Pairs, draw_pairs
+from training.reflow import ONE_WINDOW, Pairs, draw_pairs, straightened
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 
@@ -213,12 +213,7 @@ def main(args: Args) -> None:
             if getattr(args, name) < 1:
                 shown = name.replace("_", "-")
                 raise ValueError(f"--{shown}: got {getattr(args, name)}, expected at least 1")
-        own = replace(args.sampler, cfg_lambda=1.0)
-        if args.reflow_windows == 1:
-            own = replace(own, sigma_max=1.0, noise_scale=1.0)
-        else:
-            own = replace(own, name="ddim", steps=args.reflow_windows)
-            levels = tuple(own.sigmas)
+        own, levels = straightened(args.sampler, args.reflow_windows)
         sampler = replace(
             sampler, name=args.reflow_sampler, steps=args.reflow_steps, sigma_min=args.sigma_min
         )
@@ -309,7 +304,7 @@ def main(args: Args) -> None:
     commands = ["python -m training.train_beso " + " ".join(sys.argv[1:])]
     first = 0
     if origin:
-        start_weights(policy, torch.load(origin / "last.pt", weights_only=True)["averaged"])
+        start_weights(policy, read_policy(origin)[0].state_dict())
         averaged.load_state_dict(policy.state_dict())
         commands = read_commands(origin) + commands
     if args.resume:
