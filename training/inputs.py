@@ -17,6 +17,10 @@ class Inputs:
         settings: window and goal states of the network.
         hindsight_steps: how far ahead a goal may lie; 0 keeps the goals of the file.
         hindsight_draws: a goal lies at the furthest of so many places drawn evenly.
+
+    Attributes:
+        visited: inputs as a policy saw them elsewhere, (n, D) or (n, W, D), with goals of their
+            own; they are rows beyond those of the data.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class Inputs:
             raise ValueError(f"--hindsight-draws: got {hindsight_draws}, expected at least 1")
         self._last = torch.from_numpy(data.last_row)
         self._history = torch.from_numpy(data.history(settings.window))
+        window = () if settings.window == 1 else (settings.window,)
+        self.visited = self.observation.new_empty(0, *window, settings.input_size)
 
     def __call__(
         self, rows: torch.Tensor, ahead: torch.Tensor, asked: torch.Tensor | None = None
@@ -45,11 +51,13 @@ class Inputs:
         """Inputs (n, D), or (n, W, D) with a window above 1.
 
         Args:
-            rows: (n,).
+            rows: (n,), of the data or of what was visited.
             ahead: (n,) in [0, 1): where in the allowed stretch the goal lies, as a quantile.
             asked: (n,), the row whose achieved state is the goal instead, -1 for none.
         """
         settings = self.settings
+        elsewhere = rows - len(self.observation)
+        rows = rows.clamp(max=len(self.observation) - 1)
         batch = self.observation[self._history[rows]]
         if self.hindsight_steps:
             # At least one step ahead, and never beyond the episode.
@@ -64,7 +72,10 @@ class Inputs:
                 goals.append(self.observation[later, -settings.goal_state_size :])
             goal = torch.cat(goals, dim=1)[:, None].expand(-1, settings.window, -1)
             batch = torch.cat([batch[:, :, : settings.observation_size], goal], dim=2)
-        return batch[:, 0] if settings.window == 1 else batch
+        batch = batch[:, 0] if settings.window == 1 else batch
+        there = elsewhere >= 0
+        batch[there] = self.visited[elsewhere[there]]
+        return batch
 
 
 def achieved_entry(spec: Spec) -> int:
@@ -88,10 +99,11 @@ def with_starts(rows: torch.Tensor, data: Demonstrations, first: int, weight: in
     """Rows to draw samples from: `rows`, those among the `first` of their episode `weight` times.
 
     Raises:
-        ValueError: they would not occur at all.
+        ValueError: they would not occur at all, or there are none.
     """
-    if weight < 1:
-        raise ValueError(f"--start-weight: got {weight}, expected at least 1")
+    for name, number in (("weight", weight), ("rows", first)):
+        if number < 1:
+            raise ValueError(f"--start-{name}: got {number}, expected at least 1")
     since_start = torch.arange(len(data.action)) - torch.from_numpy(data.starts[data.episode_index])
     at_start = rows[since_start[rows] < first]
     return torch.cat([rows, at_start.repeat(weight - 1)])

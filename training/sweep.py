@@ -26,11 +26,11 @@ import tyro
 from policies.beso.baselines import DDPMPolicy
 from policies.beso.policy import ScorePolicy
 from sim import tasks
+from training.beso_rollout import torch_actor
 from training.evaluate import current_commit
 from training.export import Run, load_run
 from training.progress import Progress
 from training.rollout import run_episodes, wilson_interval
-from training.train_beso import torch_actor
 
 MEASURES = ("reward", "result", "moved", "modes_covered", "modes_entropy")
 """Of what the tasks measure beside success, what a table shows: means over the runs."""

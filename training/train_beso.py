@@ -27,7 +27,7 @@ from policies.beso.baselines import DDPMPolicy, make_policy
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
-from policies.continuation import DEFAULT, Handover
+from training.beso_rollout import torch_actor, visited_inputs
 from training.beso_run import (
     action_errors,
     check_same_network,
@@ -40,7 +40,7 @@ from training.beso_run import (
 from training.dataset import Demonstrations, concatenate, load
 from training.inputs import Inputs, achieved_entry, with_starts
 from training.reflow import ONE_WINDOW, Pairs, draw_pairs, straightened
-from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
+from training.rollout import Actor, Batch, run_episodes, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,11 @@ class Args:
     long that will be asked for.
     """
     start_weight: int = 1
-    """How often a row among the first H of its episode counts. There every choice is still open,
+    """How often a row among the first ones of its episode counts. There every choice is still open,
     and whoever runs a policy begins there.
     """
+    start_rows: int | None = None
+    """How many rows are the first ones; the horizon's when left out."""
 
     # Diffusion
     sigma_min: float = 0.005
@@ -144,6 +146,11 @@ class Args:
     """Times in the course of the training that they are drawn. Half of the later ones begin where
     the new network's own steps lead; with one window they are only fresh.
     """
+    reflow_episodes: int = 0
+    """Episodes in simulation that the new network acts in before each later round. Half of its
+    pairs are of what it saw there: its own mistakes lead to places that the data do not know (Ross
+    et al. 2011, DAgger; the first network is the expert).
+    """
 
     # Optimisation
     huber: float = 0.0
@@ -184,6 +191,7 @@ class Args:
 
 
 ROLLOUT_SEED0 = 900_000
+REFLOW_SEED0 = 800_000
 LEARNING_RATES = {"mlp": 3e-3, "transformer": 1e-4, "decoder": 1e-4}
 
 
@@ -221,6 +229,11 @@ def main(args: Args) -> None:
     if args.reflow_asked and not args.hindsight_steps:
         raise ValueError(
             f"--reflow-asked: got {args.reflow_asked} without --hindsight-steps, expected 0"
+        )
+    if args.reflow_episodes and args.reflow_rounds < 2:
+        raise ValueError(
+            f"--reflow-episodes: got {args.reflow_episodes}, expected 0 with fewer than two "
+            "--reflow-rounds"
         )
     if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
         raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
@@ -316,7 +329,8 @@ def main(args: Args) -> None:
         generator.set_state(saved["generator"])
         first, metrics = saved["step"], saved["metrics"]
     train_rows = torch.nonzero(is_training).flatten()
-    train_rows = with_starts(train_rows, data, args.horizon, args.start_weight)
+    start_rows = args.horizon if args.start_rows is None else args.start_rows
+    train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
     target = policy.normaliser.action(chunks)
 
     # The same rows, levels and noise at every validation, so that its curve is smooth.
@@ -381,7 +395,18 @@ def main(args: Args) -> None:
         round_ = step * args.reflow_rounds // args.steps
         before = (step - 1) * args.reflow_rounds // args.steps
         if args.reflow and (step == first or round_ != before):
-            pairs = pairs_of(train_rows, args.reflow_pairs, args.seed + 3 + round_, round_ > 0)
+            drawn_of = train_rows
+            if args.reflow_episodes and round_ > 0:
+                seed0 = REFLOW_SEED0 + round_ * args.reflow_episodes
+                env, actor = simulations(args, data, averaged)
+                inputs.visited = visited_inputs(
+                    env, actor, list(range(seed0, seed0 + args.reflow_episodes))
+                )
+                visited = len(data.action) + torch.arange(len(inputs.visited))
+                drawn_of = torch.cat(
+                    [train_rows, visited.repeat(math.ceil(len(train_rows) / len(visited)))]
+                )
+            pairs = pairs_of(drawn_of, args.reflow_pairs, args.seed + 3 + round_, round_ > 0)
         count = len(train_rows) if pairs is None else len(pairs)
         chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
@@ -456,6 +481,14 @@ def rollout(
     args: Args, data: Demonstrations, policy: ChunkPolicy
 ) -> tuple[float, tuple[float, float]]:
     """Success of the averaged weights in simulation, with its 95 % interval."""
+    seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
+    env, actor = simulations(args, data, policy)
+    successes = sum(e.success for e in run_episodes(env, actor, seeds))
+    return successes / len(seeds), wilson_interval(successes, len(seeds))
+
+
+def simulations(args: Args, data: Demonstrations, policy: ChunkPolicy) -> tuple[Batch, Actor]:
+    """Where a policy is tried while it is trained, and the policy acting there."""
     from sim import tasks  # only a run with rollouts needs the simulator
 
     env = tasks.make(
@@ -465,35 +498,7 @@ def rollout(
         data.generator["clearance_mm"],
         nthread=args.threads,
     )
-    actor = torch_actor(policy, args.execute_steps, tasks.LATENCY_STEPS[data.task])
-    seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
-    successes = sum(e.success for e in run_episodes(env, actor, seeds))
-    return successes / len(seeds), wilson_interval(successes, len(seeds))
-
-
-def torch_actor(
-    policy: ChunkPolicy,
-    execute_steps: int,
-    latency_steps: int,
-    handover: Handover | None = None,
-) -> Actor:
-    """A policy that is not exported yet, with the timing and the handover of the nodes."""
-
-    def infer(observation: Any, noise: Any, **continued: Any) -> Any:
-        more = {name: torch.from_numpy(array).float() for name, array in continued.items()}
-        with torch.no_grad():
-            return policy(torch.from_numpy(observation), torch.from_numpy(noise), **more).numpy()
-
-    settings = policy.settings
-    return policy_actor(
-        infer,
-        policy.noise_shape,
-        settings.horizon,
-        execute_steps,
-        settings.window,
-        latency_steps,
-        handover or DEFAULT,
-    )
+    return env, torch_actor(policy, args.execute_steps, tasks.LATENCY_STEPS[data.task])
 
 
 if __name__ == "__main__":

@@ -139,12 +139,21 @@ def test_the_papers_window_trains_exports_and_is_swept(
     assert ["--reflow" in command for command in config["commands"]] == [False, True]
     pieces = ("--reflow-windows", 3, "--reflow-rounds", 2, "--sampler.sigma-min", 0.2)
     more = ("--reflow-steps", 9, "--huber", 0.02, "--start-weight", 3)
-    last_line(run("train_beso", *where, *window, *small, *flow, *pieces, *more, "--name", "pieces"))
+    watched = ("--reflow-episodes", 2, "--rollout-episodes", 2, "--rollout-level", "low")
+    pieced = run(
+        "train_beso", *where, *window, *small, *flow, *pieces, *more, *watched, "--name", "pieces"
+    )
+    assert "2/2 episodes, " in pieced.stderr
+    last_line(pieced)
     config = json.loads((tmp_path / "pieces/config.json").read_text())
     assert (config["sigma_max"], config["sampler"]["steps"]) == (10.0, 3)
     assert config["sampler"]["noise_scale"] == 0.2, "windows keep the noise"
     refused = run("train_beso", *where, *window, *small, "--huber", 0.02, "--name", "again")
     assert refused.stderr == "error: --huber: got 0.02, expected 0, or more with --reflow\n"
+    refused = run("train_beso", *where, *window, *small, *flow, *watched, "--name", "again")
+    assert refused.stderr == (
+        "error: --reflow-episodes: got 2, expected 0 with fewer than two --reflow-rounds\n"
+    )
     again = ("--reflow", tmp_path / "flow", "--reflow-pairs", 40)
     refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
     assert refused.stderr.startswith("error: --sampler.sigma-max: got 10.0, expected at most 1.0")

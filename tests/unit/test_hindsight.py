@@ -102,6 +102,20 @@ def test_rows_at_the_start_of_an_episode_count_more_often() -> None:
     torch.testing.assert_close(with_starts(rows, play(1), first=2, weight=1), rows)
     with pytest.raises(ValueError, match="--start-weight: got 0, expected at least 1"):
         with_starts(rows, play(1), first=2, weight=0)
+    with pytest.raises(ValueError, match="--start-rows: got 0, expected at least 1"):
+        with_starts(rows, play(1), first=0, weight=3)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_what_was_visited_stands_beyond_the_data(window: int) -> None:
+    inputs = Inputs(play(1), settings(1, window=window), hindsight_steps=4)
+    rows, ahead = torch.tensor([2, 7]), torch.tensor([0.3, 0.6])
+    alone = inputs(rows, ahead)
+    inputs.visited = torch.randn(5, *alone.shape[1:])
+    count = len(inputs.observation)
+    both = inputs(torch.tensor([count + 4, 2, count, 7]), torch.tensor([0.9, 0.3, 0.1, 0.6]))
+    torch.testing.assert_close(both[[1, 3]], alone)
+    assert both[[0, 2]].equal(inputs.visited[[4, 0]]), "their goals are not of the data"
 
 
 def test_a_goal_that_is_asked_for_may_be_of_another_episode() -> None:

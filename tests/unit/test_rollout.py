@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.beso_rollout import visited_inputs
 from training.rollout import Actor, policy_actor, run_episodes, wilson_interval
 
 HORIZON = 8
@@ -79,6 +80,18 @@ def test_episodes_come_back_in_order_whatever_the_batch(num_envs: int) -> None:
     assert [e.trace["force_n"][-1].max() for e in episodes] == seeds
     assert all(len(e.trace["penetration_m"]) == e.steps for e in episodes)
     assert calls[-1] == (16, 7)
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_visited_inputs_are_those_a_chunk_was_planned_from(window: int) -> None:
+    newest_only = infer if window == 1 else lambda seen, noise: infer(seen[:, -1], noise)
+    actor = policy_actor(newest_only, (HORIZON, 7), HORIZON, 3, window)
+    visited = visited_inputs(CountingEnv(2), actor, [10, 4])
+    newest = visited if window == 1 else visited[:, -1]
+    planned = [[4, 0], [4, 3], [10, 0], [10, 3], [10, 6], [10, 9]]
+    assert sorted(newest.tolist()) == planned
+    if window > 1:
+        assert visited[newest.tolist().index([10, 6])].tolist() == [[10, 5], [10, 6]]
 
 
 def test_too_short_a_horizon_is_refused() -> None:
