@@ -13,7 +13,9 @@ path is cut into windows at a few levels and each piece is straightened by itsel
 PeRFlow): as many steps as there are windows follow it, each learns what the first network does in
 its window only, and the levels stay the first network's. What a step errs by, between two answers
 above all, is new to the steps after it. So once the new network can sample, half of its pieces
-begin where its own steps lead, and end where the first network goes on to from there.
+begin where its own steps lead, and end where the first network goes on to from there. And since
+what it is to learn is a function without noise, pieces that its steps miss by more may be shown
+more often: those are few, at the border between two answers, where a slight difference decides.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ SHARE_OF_OWN = 0.5
 """Share of the pairs whose pieces begin where the new network's steps lead."""
 SHARE_AT_TOPS = 0.5
 """Share of the training samples at the top of a window, where as many steps as there are windows
-evaluate the network; the others are spread over all levels, for other numbers of steps."""
+evaluate the network; the others are spread evenly over pairs, and over levels, for other numbers of
+steps."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Pairs:
         starts: where a piece of the path enters each window, (n, windows, R, A), normalised.
         ends: where it leaves the window, of that shape.
         levels: noise levels between which the windows lie, decreasing to 0, (windows + 1).
+        often: pieces to train on where they begin, each as often as it is to be drawn; piece w of
+            pair i is i * windows + w, (n * windows,).
     """
 
     rows: Tensor
@@ -60,6 +65,7 @@ class Pairs:
     starts: Tensor
     ends: Tensor
     levels: tuple[float, ...]
+    often: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,6 +74,10 @@ class Pairs:
     def chunk(self) -> Tensor:
         """The samples (n, R, A), normalised."""
         return self.ends[:, -1]
+
+    def seen(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, `ahead` and `asked` of pairs (N,), of which their observations are made."""
+        return self.rows[chosen], self.ahead[chosen], self.asked[chosen]
 
     def line(self, chosen: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Target and direction (N, R, A) of pairs (N,) at levels (N,): the straight piece of the
@@ -81,16 +91,21 @@ class Pairs:
         direction = (start - end) / (high - low)
         return end - low * direction, direction
 
-    def towards_tops(self, level: Tensor, generator: torch.Generator) -> Tensor:
-        """Moves SHARE_AT_TOPS of the levels (N,) to the tops of windows, each as often; with one
-        window none.
+    def towards_tops(
+        self, chosen: Tensor, level: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Replaces SHARE_AT_TOPS of the pairs (N,) and levels (N,) by pieces that are drawn as
+        `often` says, and the tops of their windows; with one window none.
         """
-        if len(self.levels) == len(ONE_WINDOW):
-            return level
+        windows = len(self.levels) - 1
+        if windows == 1:
+            return chosen, level
+        piece = self.often[torch.randint(len(self.often), level.shape, generator=generator)]
         tops = level.new_tensor(self.levels[:-1])
-        drawn = tops[torch.randint(len(tops), level.shape, generator=generator)]
-        return torch.where(
-            torch.rand(level.shape, generator=generator) < SHARE_AT_TOPS, drawn, level
+        moved = torch.rand(level.shape, generator=generator) < SHARE_AT_TOPS
+        return (
+            torch.where(moved, piece // windows, chosen),
+            torch.where(moved, tops[piece % windows], level),
         )
 
 
@@ -158,7 +173,8 @@ def draw_pairs(
         goal_drop: share of pairs without goal.
         generator: where everything random comes from.
         levels: where windows begin, from the sampler's largest level down, and 0; or one window.
-        student: the new network, if pieces are to begin where its steps lead.
+        student: the new network, if pieces are to begin where its steps lead, and those it misses
+            by more to be drawn more often, in proportion.
         asked: share of pairs whose goal is what was achieved in one of some other rows, and those
             rows. What to do then nobody has shown, but the teacher knows.
 
@@ -185,6 +201,7 @@ def draw_pairs(
     starts = noise.new_empty(count, len(levels) - 1, *teacher.noise_shape)
     ends = torch.empty_like(starts)
     own = (torch.rand(count, 1, 1, generator=generator) < SHARE_OF_OWN) if student else None
+    missed = noise.new_ones(count, len(levels) - 1)
     progress = Progress(count, "pairs")
     for first in range(0, count, BATCH):
         part = slice(first, first + BATCH)
@@ -198,8 +215,16 @@ def draw_pairs(
                 starts[part, window] = noise[part] if levels == ONE_WINDOW else x
                 ends[part, window] = end = integrate(denoise, x, sigmas)
                 if theirs is not None and own is not None:
-                    step = sample_ddim(theirs, x, levels[window : window + 2])
+                    high, low = levels[window : window + 2]
+                    step = sample_ddim(theirs, x, [high, low])
+                    # Of the estimate, whatever the step makes of it.
+                    miss = (step - end).square().mean(dim=(1, 2)).sqrt() * high / (high - low)
+                    missed[part, window] = miss
                     end = torch.where(own[part], step, end)
                 x = end
         progress.show(min(first + BATCH, count), f"{sampler.steps} steps each")
-    return Pairs(chosen, ahead, goals, dropped, noise, starts, ends, levels)
+    pieces = missed.numel()
+    often = torch.arange(pieces)
+    if student:
+        often = torch.multinomial(missed.flatten(), pieces, replacement=True, generator=generator)
+    return Pairs(chosen, ahead, goals, dropped, noise, starts, ends, levels, often)

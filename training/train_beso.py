@@ -144,10 +144,11 @@ class Args:
     """
     reflow_rounds: int = 1
     """Times in the course of the training that they are drawn. Half of the later ones begin where
-    the new network's own steps lead; with one window they are only fresh.
+    the new network's own steps lead, with --start-from those of the first round too; with one
+    window they are only fresh.
     """
     reflow_episodes: int = 0
-    """Episodes in simulation that the new network acts in before each later round. Half of its
+    """Episodes in simulation that the new network acts in before each such round. Half of the
     pairs are of what it saw there: its own mistakes lead to places that the data do not know (Ross
     et al. 2011, DAgger; the first network is the expert).
     """
@@ -230,10 +231,10 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--reflow-asked: got {args.reflow_asked} without --hindsight-steps, expected 0"
         )
-    if args.reflow_episodes and args.reflow_rounds < 2:
+    if args.reflow_episodes and not args.start_from and args.reflow_rounds < 2:
         raise ValueError(
             f"--reflow-episodes: got {args.reflow_episodes}, expected 0 with fewer than two "
-            "--reflow-rounds"
+            "--reflow-rounds and no --start-from"
         )
     if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
         raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
@@ -365,13 +366,15 @@ def main(args: Args) -> None:
             )
 
         held_pairs = pairs_of(rows, len(rows), args.seed + 2)
-        validation_observation = inputs(held_pairs.rows, held_pairs.ahead, held_pairs.asked)
-        validation_level = held_pairs.towards_tops(validation_level, fixed)
-        validation_target, validation_noise = held_pairs.line(
-            torch.arange(len(held_pairs)), validation_level
+        chosen, validation_level = held_pairs.towards_tops(
+            torch.arange(len(held_pairs)), validation_level, fixed
         )
-        sampling_noise = held_pairs.noise
-        validation_chunk = averaged.normaliser.raw_action(held_pairs.chunk[:, args.window - 1 :])
+        validation_observation = inputs(*held_pairs.seen(chosen))
+        validation_target, validation_noise = held_pairs.line(chosen, validation_level)
+        sampling_noise = held_pairs.noise[chosen]
+        validation_chunk = averaged.normaliser.raw_action(
+            held_pairs.chunk[chosen, args.window - 1 :]
+        )
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {
         "network": settings.to_dict(),
@@ -395,8 +398,8 @@ def main(args: Args) -> None:
         round_ = step * args.reflow_rounds // args.steps
         before = (step - 1) * args.reflow_rounds // args.steps
         if args.reflow and (step == first or round_ != before):
-            drawn_of = train_rows
-            if args.reflow_episodes and round_ > 0:
+            drawn_of, able = train_rows, round_ > 0 or args.start_from is not None
+            if args.reflow_episodes and able:
                 seed0 = REFLOW_SEED0 + round_ * args.reflow_episodes
                 env, actor = simulations(args, data, averaged)
                 inputs.visited = visited_inputs(
@@ -406,7 +409,7 @@ def main(args: Args) -> None:
                 drawn_of = torch.cat(
                     [train_rows, visited.repeat(math.ceil(len(train_rows) / len(visited)))]
                 )
-            pairs = pairs_of(drawn_of, args.reflow_pairs, args.seed + 3 + round_, round_ > 0)
+            pairs = pairs_of(drawn_of, args.reflow_pairs, args.seed + 3 + round_, able)
         count = len(train_rows) if pairs is None else len(pairs)
         chosen = torch.randint(count, (args.batch_size,), generator=generator)
         level = policy.draw_level(torch.rand(args.batch_size, generator=generator))
@@ -417,9 +420,9 @@ def main(args: Args) -> None:
             ahead = torch.rand(args.batch_size, generator=generator)
             dropped = (torch.rand(args.batch_size, generator=generator) < args.goal_drop).float()
         else:
-            rows, ahead, asked = pairs.rows[chosen], pairs.ahead[chosen], pairs.asked[chosen]
+            chosen, level = pairs.towards_tops(chosen, level, generator)
+            rows, ahead, asked = pairs.seen(chosen)
             dropped = pairs.dropped[chosen]
-            level = pairs.towards_tops(level, generator)
             action, noise = pairs.line(chosen, level)
         batch = policy.normaliser.observation(inputs(rows, ahead, asked))
         if args.goal_drop > 0.0:

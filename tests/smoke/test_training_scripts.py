@@ -152,7 +152,8 @@ def test_the_papers_window_trains_exports_and_is_swept(
     assert refused.stderr == "error: --huber: got 0.02, expected 0, or more with --reflow\n"
     refused = run("train_beso", *where, *window, *small, *flow, *watched, "--name", "again")
     assert refused.stderr == (
-        "error: --reflow-episodes: got 2, expected 0 with fewer than two --reflow-rounds\n"
+        "error: --reflow-episodes: got 2, expected 0 with fewer than two --reflow-rounds "
+        "and no --start-from\n"
     )
     again = ("--reflow", tmp_path / "flow", "--reflow-pairs", 40)
     refused = run("train_beso", *where, *window, *small, *again, "--name", "again")
