@@ -10,8 +10,12 @@ import torch
 
 from policies.beso.policy import ChunkPolicy
 from policies.continuation import DEFAULT, Handover
+from training.beso_args import Args
+from training.dataset import Demonstrations
 from training.progress import Progress
-from training.rollout import Actor, policy_actor, run_episodes
+from training.rollout import Actor, Batch, policy_actor, run_episodes, wilson_interval
+
+ROLLOUT_SEED0 = 900_000
 
 
 def torch_actor(
@@ -39,7 +43,30 @@ def torch_actor(
     )
 
 
-def visited_inputs(env: Any, actor: Actor, seeds: list[int]) -> torch.Tensor:
+def simulations(args: Args, data: Demonstrations, policy: ChunkPolicy) -> tuple[Batch, Actor]:
+    """Where a policy is tried while it is trained, and the policy acting there."""
+    from sim import tasks  # only a run with rollouts needs the simulator
+
+    env = tasks.make(
+        data.task,
+        args.rollout_episodes,
+        args.rollout_level,
+        data.generator["clearance_mm"],
+        nthread=args.threads,
+    )
+    return env, torch_actor(policy, args.execute_steps, tasks.LATENCY_STEPS[data.task])
+
+
+def success(
+    args: Args, data: Demonstrations, policy: ChunkPolicy
+) -> tuple[float, tuple[float, float]]:
+    """Success of a policy in simulation, with its 95 % interval."""
+    seeds = list(range(ROLLOUT_SEED0, ROLLOUT_SEED0 + args.rollout_episodes))
+    successes = sum(e.success for e in run_episodes(*simulations(args, data, policy), seeds))
+    return successes / len(seeds), wilson_interval(successes, len(seeds))
+
+
+def visited_inputs(env: Batch, actor: Actor, seeds: list[int]) -> torch.Tensor:
     """Raw network inputs (n, D), or (n, W, D) with a window above 1, that `actor` planned from in
     episodes of `seeds` in the simulations `env`; goals included.
     """
