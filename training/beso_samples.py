@@ -48,7 +48,7 @@ class HeldOut:
     """What a validation looks at: samples, and whole chunks to sample.
 
     Attributes:
-        samples: of the loss; no goal is hidden.
+        samples: of the loss; every goal is shown, `dropped` is not looked at.
         noise: unit normal noise to sample from, (N, *noise_shape).
         chunk: the chunks (N, H, A) that belong to `samples.observation`, raw.
     """

@@ -216,3 +216,22 @@ def test_pieces_are_drawn_as_often_as_the_new_networks_steps_miss_them() -> None
         found = float(drawn[worst, window].mean() / drawn[~worst, window].mean())
         assert found == pytest.approx(expected, rel=0.1)
         assert expected > 1.2
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (SamplerSettings(steps=2, sigma_max=4.0), "--reflow-steps: got 2, expected at least one"),
+        (SamplerSettings(steps=9, sigma_min=0.3, sigma_max=4.0), "--sampler.sigma-min: got 0.25"),
+    ],
+)
+def test_windows_that_the_sampler_cannot_cut_are_refused(
+    sampler: SamplerSettings, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(teacher(sampler), levels=WINDOWS)
+
+
+def test_a_stochastic_sampler_has_no_pairs() -> None:
+    with pytest.raises(ValueError, match="got euler_ancestral, expected a deterministic one"):
+        draw(teacher(SamplerSettings(name="euler_ancestral")))
