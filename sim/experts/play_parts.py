@@ -21,6 +21,9 @@ Array = NDArray[np.float64]
 
 APPROACH_WIDTH_M = 0.07
 RELEASE_WIDTH_M = 0.045
+# A hand whose command is this close to a peg's axis is about to fetch it; half-way between two
+# neighbours it would be 0.06 m from either.
+FETCHED_M = 0.045
 # Fingers that travel, and a peg's bottom while carried, pass over a peg that stands.
 TRAVEL_OVER_GRASP_M = 0.05
 CARRY_HEIGHT_M = PART_LENGTH_M + 0.02
@@ -131,13 +134,26 @@ class PlayPartsDemonstrator:
 
     def reconsider(self, ids: NDArray[np.int_]) -> None:
         """Intends anew in simulations `ids`, where somebody else acted meanwhile: to move the peg
-        in hand, if there is one.
+        in hand, or else the one that the hand was about to fetch, if there is one.
+
+        Where it stands close to a peg, a hand that turned to either would show that a hand there
+        may do both, and in the mean of both it goes down beside the peg.
         """
-        held = np.stack([self._held(s) for s in self.env.signals(noisy=False)], axis=1)
+        each = self.env.signals(noisy=False)
+        held = np.stack([self._held(s) for s in each], axis=1)
+        off_axis = np.stack(
+            [np.linalg.norm((grasp_point(s) - s.target_position)[:, :2], axis=-1) for s in each],
+            axis=1,
+        )
+        # Who acted went for the episode's goal: a peg that is there was put there.
+        fetched = (off_axis < FETCHED_M) & ~self.env.at_goal()
         for i in ids[~self.finished[ids]]:
             self._intend(int(i))
+            meant = held[i] if held[i].any() else fetched[i]
+            if meant.any():
+                self.peg[i] = np.where(meant, off_axis[i], np.inf).argmin()
             if held[i].any():
-                self.peg[i], self._gesture_steps[i] = held[i].argmax(), 0
+                self._gesture_steps[i] = 0
 
     def _disturber(self, rng: np.random.Generator) -> motion.Disturber:
         """Disturbances of one play, as rough as it is."""

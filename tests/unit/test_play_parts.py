@@ -223,6 +223,40 @@ def test_after_somebody_else_acted_the_peg_in_hand_is_the_one_to_move():
             assert distance.min() < 0.01 and distance.argmin() not in env.place[i]
 
 
+def test_after_somebody_else_acted_the_peg_about_to_be_fetched_is_the_one_to_move():
+    env = PlayPartsBatch(4, nthread=1)
+    everywhere, seeds = np.arange(4), 1_000_000 + np.arange(4)
+    env.reset(seeds)
+    player = PlayPartsDemonstrator(env, habits=Habits(gesture_probability=0.0))
+    player.reset(seeds)
+
+    def chosen(times):
+        drawn = []
+        for _ in range(times):
+            player.reconsider(everywhere)
+            drawn.append(player.peg.copy())
+        return np.array(drawn)
+
+    far = chosen(10)
+    assert (far.min(axis=0) < far.max(axis=0)).all()
+    fetched = far[-1]
+    for _ in range(30):
+        pegs = np.stack([at for at, _ in env.true_readings()], axis=1)
+        tool = env.signals(noisy=False)[0].tool_position
+        over = np.linalg.norm((pegs[everywhere, fetched] - tool)[:, :2], axis=1) < 0.03
+        if over.all():
+            break
+        wanted, _ = player.act()
+        wanted[over, :6] = 0.0
+        env.step(wanted)
+    assert over.all()
+    assert (chosen(10) == fetched).all()
+    # What stands where it was asked for has been put there: next may be either.
+    env.set_goal(pegs)
+    put = chosen(20)
+    assert (put.min(axis=0) < put.max(axis=0)).all()
+
+
 def test_a_play_depends_on_its_seed_alone():
     habits = Habits(moves=(1, 1))
     _, three, _, _ = play([7, 8, 9], habits=habits)
