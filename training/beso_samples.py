@@ -48,7 +48,7 @@ class HeldOut:
     """What a validation looks at: samples, and whole chunks to sample.
 
     Attributes:
-        samples: of the loss; every goal is shown, `dropped` is not looked at.
+        samples: of the loss; no goal is hidden.
         noise: unit normal noise to sample from, (N, *noise_shape).
         chunk: the chunks (N, H, A) that belong to `samples.observation`, raw.
     """
@@ -163,7 +163,7 @@ class OfPairs:
         args = self.args
         fixed = torch.Generator().manual_seed(args.seed + 1)
         rows = some_of(rows, fixed)
-        pairs = self._draw(rows, len(rows), args.seed + 2)
+        pairs = self._draw(rows, len(rows), args.seed + 2, goal_drop=0.0)
         level = self.student.draw_level(torch.rand(len(rows), generator=fixed))
         chosen, level = pairs.towards_tops(torch.arange(len(pairs)), level, fixed)
         return HeldOut(
@@ -188,17 +188,22 @@ class OfPairs:
             visited = len(self.data.action) + torch.arange(len(self.inputs.visited))
             rows = torch.cat([rows, visited.repeat(math.ceil(len(rows) / len(visited)))])
         student = self.student if able and args.reflow_windows > 1 else None
-        return self._draw(rows, args.reflow_pairs, args.seed + 3 + round_, student)
+        return self._draw(rows, args.reflow_pairs, args.seed + 3 + round_, args.goal_drop, student)
 
     def _draw(
-        self, rows: Tensor, count: int, seed: int, student: ScorePolicy | None = None
+        self,
+        rows: Tensor,
+        count: int,
+        seed: int,
+        goal_drop: float,
+        student: ScorePolicy | None = None,
     ) -> Pairs:
         return draw_pairs(
             self.teacher,
             self.inputs,
             rows,
             count,
-            self.args.goal_drop,
+            goal_drop,
             torch.Generator().manual_seed(seed),
             self.levels,
             student,
