@@ -67,12 +67,6 @@ class Args:
     """
     start_rows: int | None = None
     """How many rows are the first ones; the horizon's when left out."""
-    recovery_weight: int = 1
-    """How often a row among the first ones after a disturbance counts: they show how to come back
-    from where only mistakes lead, and are few.
-    """
-    recovery_rows: int = 3
-    """How many rows are the first ones after a disturbance."""
 
     # Diffusion
     sigma_min: float = 0.005

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from policies.beso.network import NetworkSettings
@@ -108,23 +107,3 @@ def with_starts(rows: torch.Tensor, data: Demonstrations, first: int, weight: in
     since_start = torch.arange(len(data.action)) - torch.from_numpy(data.starts[data.episode_index])
     at_start = rows[since_start[rows] < first]
     return torch.cat([rows, at_start.repeat(weight - 1)])
-
-
-def with_recoveries(
-    rows: torch.Tensor, data: Demonstrations, first: int, weight: int
-) -> torch.Tensor:
-    """Rows to draw samples from: `rows`, those among the `first` after a disturbance `weight`
-    times, be it noise or somebody else who acted (Mandlekar et al. 2020, intervention-weighted
-    regression).
-
-    Raises:
-        ValueError: they would not occur at all, or there are none.
-    """
-    for name, number in (("weight", weight), ("rows", first)):
-        if number < 1:
-            raise ValueError(f"--recovery-{name}: got {number}, expected at least 1")
-    row = np.arange(len(data.action))
-    last = np.maximum.accumulate(np.where(data.disturbed, row, -1))
-    since = row - last
-    recovers = (last >= data.starts[data.episode_index]) & (since <= first) & ~data.disturbed
-    return torch.cat([rows, rows[torch.from_numpy(recovers)[rows]].repeat(weight - 1)])

@@ -37,7 +37,7 @@ from training.beso_run import (
 )
 from training.beso_samples import HeldOut, OfData, OfPairs, Source
 from training.dataset import concatenate, load
-from training.inputs import Inputs, achieved_entry, with_recoveries, with_starts
+from training.inputs import Inputs, achieved_entry, with_starts
 from training.reflow import ONE_WINDOW, straightened
 
 
@@ -140,8 +140,7 @@ def main(args: Args) -> None:
         first, metrics = saved["step"], saved["metrics"]
     train_rows = torch.nonzero(is_training).flatten()
     start_rows = args.horizon if args.start_rows is None else args.start_rows
-    weighted = with_starts(train_rows, data, start_rows, args.start_weight)
-    train_rows = with_recoveries(weighted, data, args.recovery_rows, args.recovery_weight)
+    train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
     source: Source
     if args.reflow:
         beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])

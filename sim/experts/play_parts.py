@@ -56,10 +56,6 @@ class Habits:
         give_up_steps: the play ends with a move that takes longer.
         gesture_probability: probability of an aimless gesture before a move.
         gesture_steps, gesture_m: its fewest and most steps, and how far it goes in one.
-        miss_probability: probability of going for a point beside the peg when it is to be fetched.
-        miss_m: how far beside it is at most.
-        miss_height_m: it is noticed up to so far above the grasp. What to do beside a peg that is
-            all but reached is what a policy errs in, and undisturbed play hardly ever shows it.
         place_offset_m: a peg is put down up to so far from a spot's centre, along x and along y.
             Where pegs stand always at the centres, there is no need to look where they stand: a
             policy then goes for the centre, and closes its fingers beside a peg that is off it.
@@ -72,9 +68,6 @@ class Habits:
     gesture_probability: float = 0.08
     gesture_steps: tuple[int, int] = (3, 8)
     gesture_m: float = 0.02
-    miss_probability: float = 0.4
-    miss_m: float = 0.03
-    miss_height_m: float = 0.12
     place_offset_m: float = 0.012
     roughness: tuple[float, float] = (1.0, 3.0)
 
@@ -108,8 +101,6 @@ class PlayPartsDemonstrator:
         self.steps_of_moves: list[int] = []
         self._moves_left = np.zeros(n, dtype=int)
         self._steps = np.zeros(n, dtype=int)
-        self._miss = np.zeros((n, 2))
-        self._noticed_m = np.zeros(n)
         self._gesture = np.zeros((n, 3))
         self._gesture_steps = np.zeros(n, dtype=int)
         self._rngs = [np.random.default_rng(0)] * n
@@ -136,7 +127,7 @@ class PlayPartsDemonstrator:
         self._go_on(each)
         s = self._of_peg(each)
         wanted = self._move(s)
-        executed = np.where(self._missing(s)[:, None], self._move(self._beside(s)), wanted)
+        executed = wanted.copy()
         for i in np.flatnonzero(~self.finished):
             added = self._disturbers[i].draw()
             if added is not None:
@@ -194,26 +185,6 @@ class PlayPartsDemonstrator:
         steps = rng.integers(fewest, most + 1)
         wants = rng.random() < self.habits.gesture_probability
         self._gesture_steps[i] = steps if wants else 0
-        angle, distance = rng.uniform(0.0, 2 * np.pi), rng.uniform(0.0, self.habits.miss_m)
-        self._noticed_m[i] = rng.uniform(0.0, self.habits.miss_height_m)
-        misses = rng.random() < self.habits.miss_probability
-        self._miss[i] = misses * distance * np.array([np.cos(angle), np.sin(angle)])
-
-    def _missing(self, s: Signals) -> NDArray[np.bool_]:
-        """Whether each simulation still goes for a point beside the peg, which ends for good when
-        that is noticed.
-        """
-        above = s.tool_position[:, 2] - grasp_point(s)[:, 2]
-        fetching = ~self._held(s) & ~self._placed(s)
-        self._miss[~fetching | (above < self._noticed_m)] = 0.0
-        idle = self.finished | (self._gesture_steps > 0)
-        return np.asarray(self._miss.any(axis=1) & ~idle)
-
-    def _beside(self, s: Signals) -> Signals:
-        """Readings as if the peg stood where the hand goes."""
-        position = s.part_position.copy()
-        position[:, :2] += self._miss
-        return replace(s, part_position=position)
 
     def _go_on(self, each: list[Signals]) -> None:
         """Turns to the next move where one is over; ends the play if stuck or a peg is lost."""

@@ -9,7 +9,7 @@ import torch
 from policies.beso.network import NetworkSettings
 from policies.spec import Field, Spec
 from training.dataset import Demonstrations
-from training.inputs import Inputs, with_recoveries, with_starts
+from training.inputs import Inputs, with_starts
 
 LENGTHS = (6, 3)
 
@@ -104,19 +104,6 @@ def test_rows_at_the_start_of_an_episode_count_more_often() -> None:
         with_starts(rows, play(1), first=2, weight=0)
     with pytest.raises(ValueError, match="--start-rows: got 0, expected at least 1"):
         with_starts(rows, play(1), first=0, weight=3)
-
-
-def test_rows_after_a_disturbance_count_more() -> None:
-    data = play(1)  # rows 0 to 5, and 6 to 8
-    data.disturbed[[1, 2, 5]] = True
-    rows = torch.tensor([0, 3, 4, 6, 7])
-    drawn = with_recoveries(rows, data, first=1, weight=3)
-    assert sorted(drawn.tolist()) == [0, 3, 3, 3, 4, 6, 7], "6 begins another episode"
-    drawn = with_recoveries(rows, data, first=2, weight=2)
-    assert sorted(drawn.tolist()) == [0, 3, 3, 4, 4, 6, 7]
-    torch.testing.assert_close(with_recoveries(rows, data, first=2, weight=1), rows)
-    with pytest.raises(ValueError, match="--recovery-weight: got 0, expected at least 1"):
-        with_recoveries(rows, data, first=2, weight=0)
 
 
 @pytest.mark.parametrize("window", [1, 3])

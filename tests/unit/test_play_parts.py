@@ -1,7 +1,5 @@
 """play_parts: what its numbers mean, what counts as success, and play that goes everywhere."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -169,10 +167,10 @@ def play(seeds, habits):
 
 
 def test_play_completes_its_moves_and_goes_everywhere():
-    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0), miss_probability=0.0)
-    player, _, flags, info = play(1_000_000 + np.arange(60), habits=calm)
-    assert player.succeeded.mean() >= 0.9
-    assert len(player.steps_of_moves) >= 0.9 * 120
+    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0))
+    player, _, flags, info = play(1_000_000 + np.arange(30), habits=calm)
+    assert player.succeeded.mean() >= 0.95
+    assert len(player.steps_of_moves) >= 0.95 * 60
     assert np.median(player.steps_of_moves) <= 40
     assert set(info["first_mode"]) >= {0, 1, 2, 3}
     assert {spot % 4 for spot in info["first_move"]} == {0, 1, 2, 3}
@@ -181,7 +179,7 @@ def test_play_completes_its_moves_and_goes_everywhere():
 
 def test_a_spot_does_not_say_where_its_peg_stands():
     seeds = 1_000_000 + np.arange(30)
-    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0), miss_probability=0.0)
+    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0))
     player, rows, _, _ = play(seeds, habits=calm)
     at = columns(player.env, rows[-1], "observation.state.parts").reshape(30, 2, 3)
     put_down = at[np.arange(30), player.peg, :2]  # the last move of each
@@ -190,26 +188,6 @@ def test_a_spot_does_not_say_where_its_peg_stands():
     off = off[np.arange(len(off)), nearest]
     assert np.abs(off).max() > 0.009 and off.std() > 0.005
     assert (np.linalg.norm(off, axis=-1) < 0.025).all()
-
-
-def beside_a_peg(habits):
-    """Share of undisturbed steps in which open fingers are down beside a peg, 8 to 25 mm off."""
-    player, rows, disturbed, _ = play(1_000_000 + np.arange(30), habits=habits)
-    found, steps = 0, 0
-    for row, flags in zip(rows, disturbed, strict=False):
-        open_ = columns(player.env, row, "observation.state.gripper")[:, 0] > 0.065
-        for peg in ("square_peg", "round_peg"):
-            to_grasp = columns(player.env, row, f"observation.state.{peg}")[:, :3]
-            off = np.linalg.norm(to_grasp[:, :2], axis=1)
-            low = np.abs(to_grasp[:, 2]) < 0.02
-            found += (open_ & low & (off > 0.008) & (off < 0.025) & ~flags).sum()
-        steps += (~flags).sum()
-    return found / steps
-
-
-def test_play_shows_what_to_do_beside_a_peg():
-    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0), miss_probability=0.0)
-    assert beside_a_peg(replace(calm, miss_probability=1.0)) > 2 * beside_a_peg(calm)
 
 
 def test_rough_play_sometimes_knocks_a_peg_over_and_then_ends():
