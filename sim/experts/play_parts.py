@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from policies.features import Signals, grasp_point, grasp_yaw, wrap_symmetric
 from sim.experts import motion
 from sim.fixtures.pegs import PART_LENGTH_M, PART_WIDTH_M
-from sim.tasks.play_parts import SPOTS_M, PlayPartsBatch
+from sim.tasks.play_parts import GOAL_OFFSET_M, SPOTS_M, PlayPartsBatch
 
 Array = NDArray[np.float64]
 
@@ -56,9 +56,6 @@ class Habits:
         give_up_steps: the play ends with a move that takes longer.
         gesture_probability: probability of an aimless gesture before a move.
         gesture_steps, gesture_m: its fewest and most steps, and how far it goes in one.
-        place_offset_m: a peg is put down up to so far from a spot's centre, along x and along y.
-            Where pegs stand always at the centres, there is no need to look where they stand: a
-            policy then goes for the centre, and closes its fingers beside a peg that is off it.
         roughness: least and largest factor of one play's disturbances. Rough plays show how to come
             back from centimetres off, and often knock a peg over; calm ones last.
     """
@@ -68,7 +65,6 @@ class Habits:
     gesture_probability: float = 0.08
     gesture_steps: tuple[int, int] = (3, 8)
     gesture_m: float = 0.02
-    place_offset_m: float = 0.012
     roughness: tuple[float, float] = (1.0, 3.0)
 
 
@@ -174,8 +170,7 @@ class PlayPartsDemonstrator:
         rng, taken = self._rngs[i], set(self.env.place[i].tolist())
         free = [k for k in range(len(SPOTS_M)) if k not in taken]
         self.peg[i] = rng.integers(2)
-        around = self.habits.place_offset_m
-        offset = rng.uniform(-around, around, 2)
+        offset = rng.uniform(-GOAL_OFFSET_M, GOAL_OFFSET_M, 2)
         self.target[i] = SPOTS_M[rng.choice(free)] + offset
         self._steps[i] = 0
         direction = rng.normal(size=3)

@@ -43,7 +43,7 @@ BASE_M = (0.48, 0.30)
 MAX_STEPS = 120
 # Level -> largest offset of a peg from its spot, and of its yaw.
 OFFSETS = {"low": (0.01, np.deg2rad(15.0)), "med": (0.015, np.deg2rad(30.0))}
-# A goal lies this close to a spot's centre, along x and along y.
+# A goal lies this close to a spot's centre, and so does what play puts there.
 GOAL_OFFSET_M = 0.005
 
 REACHED_M = 0.02

@@ -177,19 +177,6 @@ def test_play_completes_its_moves_and_goes_everywhere():
     assert 0.03 < flags.mean() < 0.15
 
 
-def test_a_spot_does_not_say_where_its_peg_stands():
-    seeds = 1_000_000 + np.arange(30)
-    calm = Habits(moves=(2, 2), roughness=(1.0, 1.0))
-    player, rows, _, _ = play(seeds, habits=calm)
-    at = columns(player.env, rows[-1], "observation.state.parts").reshape(30, 2, 3)
-    put_down = at[np.arange(30), player.peg, :2]  # the last move of each
-    off = (put_down[:, None] - SPOTS_M)[player.succeeded]
-    nearest = np.linalg.norm(off, axis=-1).argmin(axis=1)
-    off = off[np.arange(len(off)), nearest]
-    assert np.abs(off).max() > 0.009 and off.std() > 0.005
-    assert (np.linalg.norm(off, axis=-1) < 0.025).all()
-
-
 def test_rough_play_sometimes_knocks_a_peg_over_and_then_ends():
     rough = Habits(moves=(2, 2), roughness=(3.0, 3.0))
     player, rows, _, info = play(1_000_000 + np.arange(24), habits=rough)
@@ -233,7 +220,7 @@ def test_after_somebody_else_acted_the_peg_in_hand_is_the_one_to_move():
         assert player.peg[:2].tolist() == in_hand.tolist()
         for i in range(2):
             distance = np.linalg.norm(SPOTS_M - player.target[i], axis=1)
-            assert distance.min() < 0.02 and distance.argmin() not in env.place[i]
+            assert distance.min() < 0.01 and distance.argmin() not in env.place[i]
 
 
 def test_after_somebody_else_acted_the_peg_about_to_be_fetched_is_the_one_to_move():
