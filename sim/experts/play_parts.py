@@ -147,12 +147,14 @@ class PlayPartsDemonstrator:
         )
         # Who acted went for the episode's goal: a peg that is there was put there.
         fetched = (off_axis < FETCHED_M) & ~self.env.at_goal()
+        holds = np.asarray(held.any(axis=1))
+        meant = np.where(holds[:, None], held, fetched)
+        nearest = np.where(meant, off_axis, np.inf).argmin(axis=1)
         for i in ids[~self.finished[ids]]:
             self._intend(int(i))
-            meant = held[i] if held[i].any() else fetched[i]
-            if meant.any():
-                self.peg[i] = np.where(meant, off_axis[i], np.inf).argmin()
-            if held[i].any():
+            if meant[i].any():
+                self.peg[i] = nearest[i]
+            if holds[i]:
                 self._gesture_steps[i] = 0
 
     def _disturber(self, rng: np.random.Generator) -> motion.Disturber:
