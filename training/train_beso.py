@@ -38,6 +38,7 @@ from training.beso_run import (
 from training.beso_samples import HeldOut, OfData, OfPairs, Source
 from training.dataset import concatenate, load
 from training.inputs import Inputs, achieved_entry, with_starts
+from training.lead_noise import LeadNoise
 from training.reflow import ONE_WINDOW, straightened
 
 
@@ -141,15 +142,18 @@ def main(args: Args) -> None:
     train_rows = torch.nonzero(is_training).flatten()
     start_rows = args.horizon if args.start_rows is None else args.start_rows
     train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
+    lead = LeadNoise.of(data.spec, args.lead_noise) if any(args.lead_noise) else None
     source: Source
     if args.reflow:
         beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])
         teacher, _ = read_policy(args.reflow)
         teacher.sampler = sampler
         assert isinstance(teacher, ScorePolicy) and isinstance(averaged, ScorePolicy)
-        source = OfPairs(args, data, inputs, train_rows, beginnings, teacher, averaged, levels)
+        source = OfPairs(
+            args, data, inputs, train_rows, beginnings, teacher, averaged, levels, lead
+        )
     else:
-        source = OfData(args, inputs, chunks, train_rows, averaged)
+        source = OfData(args, inputs, chunks, train_rows, averaged, lead)
     held_out = source.held_out(torch.nonzero(is_validation).flatten())
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {

@@ -1,0 +1,177 @@
+"""Errors on the observed lead, and whether what is put on a chunk really makes up for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from policies.beso.baselines import make_policy
+from policies.beso.network import NetworkSettings
+from policies.features import ACTION, INSERTION_SPEC, Signals
+from policies.spec import Field, Spec
+from sim.experts import motion
+from sim.tasks.play_parts import PLAY_SPEC
+from training.beso_args import Args, check
+from training.beso_samples import OfData
+from training.lead_noise import LEAD, RETURN, LeadNoise
+from training.reflow import draw_pairs
+
+HORIZON = 6
+STD = (0.006, 0.03)
+
+
+def entries(spec: Spec) -> slice:
+    """Where the lead stands in the flat input."""
+    names = [field.name for field in spec.observation]
+    first = sum(field.size for field in spec.observation[: names.index(LEAD)])
+    return slice(first, first + 6)
+
+
+def demonstrated(command: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Translations (H, 3), target frame, that the cell's demonstrator commands from where the
+    command stands, the tool waiting.
+    """
+    down = np.diag([1.0, -1.0, -1.0])[None]
+    zero, one = np.zeros((1, 3)), np.zeros(1)
+    signals = Signals(
+        zero, down, np.zeros((1, 6)), command[None], down, one, one, zero, down, zero, down,
+        one.astype(int), zero, one.astype(int),
+    )  # fmt: skip
+    unhurried = motion.Speeds(step_m=1.0, step_change_m=1.0)
+    moves = []
+    for _ in range(HORIZON):
+        action = motion.action(signals, goal[None], one, one, np.ones(1), unhurried)
+        moves.append(action[0, :3])
+        target = signals.target_position + np.einsum("bij,bj->bi", down, action[:, :3])
+        signals = replace(signals, target_position=target)
+    return np.array(moves)
+
+
+def test_the_chunk_makes_up_for_an_error_as_the_demonstrator_does() -> None:
+    goal, command = np.array([0.02, -0.01, 0.03]), np.array([0.012, 0.004, 0.01])
+    error = np.array([0.006, -0.009, 0.004])
+    lead = LeadNoise.of(PLAY_SPEC, STD)
+    # The tool points down: its x is the base's, its y and z are turned.
+    in_tool = torch.tensor([[*(error * [1, -1, -1]), 0.0, 0.0, 0.0]], dtype=torch.float64)
+    chunk = torch.zeros(1, HORIZON, 7, dtype=torch.float64)
+    chunk[0, :, :3] = torch.from_numpy(demonstrated(command, goal))
+    answered = lead.answered(chunk, in_tool)
+    expected = torch.from_numpy(demonstrated(command + error, goal))
+    torch.testing.assert_close(answered[0, :, :3], expected)
+    torch.testing.assert_close(answered[..., 3:], chunk[..., 3:])
+    assert motion.Speeds().gain == RETURN
+
+
+def test_errors_fall_on_the_lead_alone_with_their_standard_deviations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for spec in (PLAY_SPEC, INSERTION_SPEC):
+        lead = LeadNoise.of(spec, STD)
+        clean = torch.zeros(20_000, spec.input_size)
+        shown = lead.shown(clean, lead.draw(len(clean), generator))
+        where = entries(spec)
+        expected = torch.tensor([0.006] * 3 + [0.03] * 3)
+        torch.testing.assert_close(shown[:, where].std(dim=0), expected, rtol=0.03, atol=0.0)
+        shown[:, where] = 0.0
+        assert not shown.any() and not clean.any()
+
+
+def test_data_without_lead_are_refused() -> None:
+    spec = Spec((Field("observation.state", (1,), "m", "base", ("x",)),), (), (ACTION,), 10.0)
+    with pytest.raises(ValueError, match="--lead-noise: got data without observation.state.lead"):
+        LeadNoise.of(spec, STD)
+    with pytest.raises(ValueError, match="--lead-noise: got .* 0 0 with a --window above 1"):
+        check(Args((Path("a"),), lead_noise=STD, window=2))
+    with pytest.raises(ValueError, match="--lead-noise: got .* none below 0"):
+        check(Args((Path("a"),), lead_noise=(0.0, -1.0)))
+
+
+class Line:
+    """One axis: the tool waits at 0, a thing stands at x, the command is most of the way there."""
+
+    spec = Spec(
+        (
+            Field(LEAD, (1,), "m", "tool", ("x",)),
+            Field("observation.state.thing", (1,), "m", "tool", ("x",)),
+        ),
+        (),
+        (Field("action", (1,), "m", "target", ("dx",)),),
+        10.0,
+    )
+
+    def __init__(self, rows: int) -> None:
+        thing = 0.05 * torch.randn(rows, 1, generator=torch.Generator().manual_seed(0))
+        self.observation = torch.cat([0.5 * thing, thing + 0.005 * torch.randn(rows, 1)], dim=1)
+        left = 0.5 * thing * (1 - RETURN) ** torch.arange(HORIZON)
+        self.chunks = RETURN * left[:, :, None]
+
+    def __call__(
+        self, rows: torch.Tensor, ahead: torch.Tensor, asked: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.observation[rows]
+
+
+def responses(lead_noise: tuple[float, float]) -> tuple[float, float]:
+    """How far a trained network's chunk moves by lead and by thing."""
+    torch.manual_seed(0)
+    data = Line(2000)
+    policy = make_policy("bc", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=64, blocks=1))
+    policy.fit(data.observation, data.chunks.flatten(0, 1))
+    lead = LeadNoise.of(Line.spec, lead_noise) if any(lead_noise) else None
+    args = Args((Path("a"),), batch_size=256)
+    source = OfData(args, data, data.chunks, torch.arange(2000), policy, lead)  # type: ignore[arg-type]
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(400):
+        samples = source.draw(step, generator)
+        shown = policy.normaliser.observation(samples.observation)
+        loss = policy.loss(shown, samples.action, samples.level, samples.noise).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    def way(lead_m: float, thing_m: float) -> float:
+        with torch.no_grad():
+            chunk = policy(torch.tensor([[lead_m, thing_m]]), torch.zeros(1, *policy.noise_shape))
+        return float(chunk.sum())
+
+    base, step_m = way(0.01, 0.02), 0.005
+    return (way(0.015, 0.02) - base) / step_m, (way(0.01, 0.025) - base) / step_m
+
+
+def test_who_is_shown_errors_looks_at_the_thing() -> None:
+    # The lead says exactly where things go, the reading of the thing is a little off.
+    by_lead, by_thing = responses((0.0, 0.0))
+    assert by_lead > 0.4 and by_thing < 0.4
+    by_lead, by_thing = responses((0.02, 0.0))
+    assert by_lead < -0.7 and by_thing > 0.7
+
+
+def test_pairs_are_what_the_teacher_does_from_where_the_lead_is_shown() -> None:
+    data = Line(50)
+    torch.manual_seed(0)
+    teacher = make_policy("beso", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=32, blocks=1))
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    lead = LeadNoise.of(Line.spec, (0.05, 0.0))
+    pairs = draw_pairs(
+        teacher.eval(),  # type: ignore[arg-type]
+        data,
+        torch.arange(50),
+        64,
+        0.0,
+        torch.Generator().manual_seed(1),
+        lead=lead,
+    )
+    assert pairs.error is not None
+    shown = lead.shown(data(pairs.rows, pairs.ahead), pairs.error)
+    with torch.no_grad():
+        again = teacher(shown, pairs.noise)
+        clean = teacher(data(pairs.rows, pairs.ahead), pairs.noise)
+    torch.testing.assert_close(teacher.normaliser.raw_action(pairs.chunk), again)
+    assert (again - clean).abs().max() > 1e-3
+
+
