@@ -55,7 +55,11 @@ class Args:
     lead_noise: tuple[float, float] = (0.0, 0.0)
     """Standard deviation of errors on the observed lead of the command, m and rad, that the chunk
     to learn makes up for: so that the network looks at what it goes for, and not only at which way
-    it goes already; see training.lead_noise.
+    it goes already; see training.perturb.
+    """
+    scene_shift: float = 0.0
+    """Standard deviation, m, of shifts along the table of all that is given in the robot's base
+    frame, which leave what to do as it is: for things that always stand near the same places.
     """
 
     # Goals
@@ -204,11 +208,15 @@ def check(args: Args) -> None:
         )
     if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
         raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
-    if min(args.lead_noise) < 0.0 or (any(args.lead_noise) and args.window > 1):
-        raise ValueError(
-            f"--lead-noise: got {args.lead_noise}, expected none below 0, and 0 0 with a --window "
-            "above 1"
-        )
+    for name, perturbed in (
+        ("lead-noise", args.lead_noise),
+        ("scene-shift", (args.scene_shift,)),
+    ):
+        if min(perturbed) < 0.0 or (any(perturbed) and args.window > 1):
+            raise ValueError(
+                f"--{name}: got {' '.join(map(str, perturbed))}, expected none below 0, and 0 with "
+                "a --window above 1"
+            )
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
             f"--validation-share: got {args.validation_share}, expected between 0 and 1"

@@ -18,7 +18,7 @@ from training.beso_args import Args
 from training.beso_rollout import simulations, visited_inputs
 from training.dataset import Demonstrations
 from training.inputs import Inputs
-from training.lead_noise import LeadNoise
+from training.perturb import Perturbation
 from training.reflow import Pairs, draw_pairs
 
 REFLOW_SEED0 = 800_000
@@ -83,7 +83,7 @@ class OfData:
         chunks: every row's chunk (n, R, A), raw.
         rows: rows to draw from, as often as they are to count.
         policy: says how levels are drawn and chunks normalised.
-        lead: errors on the observed lead, if any.
+        perturbation: of what is shown, if any.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class OfData:
         chunks: Tensor,
         rows: Tensor,
         policy: ChunkPolicy,
-        lead: LeadNoise | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         self.args, self.inputs, self.chunks, self.rows = args, inputs, chunks, rows
         self.policy = policy
         self.target = policy.normaliser.action(chunks)
-        self.lead = lead
+        self.perturbation = perturbation
 
     def draw(self, step: int, generator: torch.Generator) -> Samples:
         """See Source."""
@@ -110,10 +110,10 @@ class OfData:
         ahead = torch.rand(size, generator=generator)
         dropped = (torch.rand(size, generator=generator) < self.args.goal_drop).float()
         observation, target = self.inputs(rows, ahead), self.target[rows]
-        if self.lead:
-            error = self.lead.draw(size, generator)
-            observation = self.lead.shown(observation, error)
-            answered = self.lead.answered(self.chunks[rows], error)
+        if self.perturbation:
+            by = self.perturbation.draw(size, generator)
+            observation = self.perturbation.shown(observation, by)
+            answered = self.perturbation.answered(self.chunks[rows], by)
             target = self.policy.normaliser.action(answered)
         return Samples(observation, dropped, target, level, noise)
 
@@ -144,7 +144,7 @@ class OfPairs:
         teacher: the first network, with the sampler to imitate.
         student: the new network's averaged weights, which change as they are trained.
         levels: where the windows begin, and 0.
-        lead: errors on the observed lead, if any.
+        perturbation: of what is shown, if any.
     """
 
     def __init__(
@@ -157,12 +157,12 @@ class OfPairs:
         teacher: ScorePolicy,
         student: ScorePolicy,
         levels: tuple[float, ...],
-        lead: LeadNoise | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         self.args, self.data, self.inputs = args, data, inputs
         self.rows, self.beginnings = rows, beginnings
         self.teacher, self.student, self.levels = teacher, student, levels
-        self.lead = lead
+        self.perturbation = perturbation
         self.round = -1
         self.pairs: Pairs
 
@@ -181,7 +181,7 @@ class OfPairs:
         args = self.args
         fixed = torch.Generator().manual_seed(args.seed + 1)
         rows = some_of(rows, fixed)
-        pairs = self._draw(rows, len(rows), args.seed + 2, goal_drop=0.0, lead=None)
+        pairs = self._draw(rows, len(rows), args.seed + 2, goal_drop=0.0, perturbation=None)
         level = self.student.draw_level(torch.rand(len(rows), generator=fixed))
         chosen, level = pairs.towards_tops(torch.arange(len(pairs)), level, fixed)
         return HeldOut(
@@ -193,8 +193,8 @@ class OfPairs:
     def _samples(self, pairs: Pairs, chosen: Tensor, level: Tensor) -> Samples:
         action, noise = pairs.line(chosen, level)
         observation = self.inputs(*pairs.seen(chosen))
-        if self.lead and pairs.error is not None:
-            observation = self.lead.shown(observation, pairs.error[chosen])
+        if self.perturbation and pairs.by is not None:
+            observation = self.perturbation.shown(observation, pairs.by[chosen])
         return Samples(observation, pairs.dropped[chosen], action, level, noise)
 
     def _pairs_of_round(self, round_: int) -> Pairs:
@@ -209,7 +209,12 @@ class OfPairs:
             rows = torch.cat([rows, visited.repeat(math.ceil(len(rows) / len(visited)))])
         student = self.student if able and args.reflow_windows > 1 else None
         return self._draw(
-            rows, args.reflow_pairs, args.seed + 3 + round_, args.goal_drop, self.lead, student
+            rows,
+            args.reflow_pairs,
+            args.seed + 3 + round_,
+            args.goal_drop,
+            self.perturbation,
+            student,
         )
 
     def _draw(
@@ -218,7 +223,7 @@ class OfPairs:
         count: int,
         seed: int,
         goal_drop: float,
-        lead: LeadNoise | None,
+        perturbation: Perturbation | None,
         student: ScorePolicy | None = None,
     ) -> Pairs:
         return draw_pairs(
@@ -231,5 +236,5 @@ class OfPairs:
             self.levels,
             student,
             (self.args.reflow_asked, self.beginnings),
-            lead,
+            perturbation,
         )

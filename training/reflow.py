@@ -28,7 +28,7 @@ from torch import Tensor
 
 from policies.beso.diffusion import DETERMINISTIC, SCHEDULES, SamplerSettings, sample_ddim
 from policies.beso.policy import ScorePolicy
-from training.lead_noise import LeadNoise
+from training.perturb import Perturbation
 from training.progress import Progress
 
 BATCH = 2048
@@ -50,7 +50,7 @@ class Pairs:
         ahead: where in the allowed stretch the goal lies, (n,) in [0, 1).
         asked: row whose achieved state is the goal instead, -1 for none, (n,).
         dropped: 1 where the goal is hidden, (n,).
-        error: error on the observed lead, (n, K), None for none; see training.lead_noise.
+        by: by what the observation is perturbed, (n, K), None for nothing; see training.perturb.
         noise: unit normal noise that the sampler started from, (n, R, A).
         starts: where a piece of the path enters each window, (n, windows, R, A), normalised.
         ends: where it leaves the window, of that shape.
@@ -63,7 +63,7 @@ class Pairs:
     ahead: Tensor
     asked: Tensor
     dropped: Tensor
-    error: Tensor | None
+    by: Tensor | None
     noise: Tensor
     starts: Tensor
     ends: Tensor
@@ -164,7 +164,7 @@ def draw_pairs(
     levels: tuple[float, ...] = ONE_WINDOW,
     student: ScorePolicy | None = None,
     asked: tuple[float, Tensor] | None = None,
-    lead: LeadNoise | None = None,
+    perturbation: Perturbation | None = None,
 ) -> Pairs:
     """Samples `count` chunks with the sampler of `teacher`, of rows drawn from `rows`.
 
@@ -181,7 +181,7 @@ def draw_pairs(
             by more to be drawn more often, in proportion.
         asked: share of pairs whose goal is what was achieved in one of some other rows, and those
             rows. What to do then nobody has shown, but the teacher knows.
-        lead: errors on the observed lead, if any; what to do then the teacher says.
+        perturbation: of what is shown, if any; what to do then the teacher says.
 
     Raises:
         ValueError: the sampler draws noise on its way, so that no noise belongs to a chunk; or its
@@ -203,7 +203,7 @@ def draw_pairs(
         goals[torch.rand(count, generator=generator) >= share] = -1
     dropped = (torch.rand(count, generator=generator) < goal_drop).float()
     noise = torch.randn(count, *teacher.noise_shape, generator=generator)
-    error = lead.draw(count, generator) if lead else None
+    by = perturbation.draw(count, generator) if perturbation else None
     starts = noise.new_empty(count, len(levels) - 1, *teacher.noise_shape)
     ends = torch.empty_like(starts)
     own = (torch.rand(count, 1, 1, generator=generator) < SHARE_OF_OWN) if student else None
@@ -212,8 +212,8 @@ def draw_pairs(
     for first in range(0, count, BATCH):
         part = slice(first, first + BATCH)
         observation = inputs(chosen[part], ahead[part], goals[part])
-        if lead and error is not None:
-            observation = lead.shown(observation, error[part])
+        if perturbation and by is not None:
+            observation = perturbation.shown(observation, by[part])
         observation = teacher.drop_goal(teacher.normaliser.observation(observation), dropped[part])
         with torch.no_grad():
             denoise = teacher.denoiser(observation)
@@ -235,4 +235,4 @@ def draw_pairs(
     often = torch.arange(pieces)
     if student:
         often = torch.multinomial(missed.flatten(), pieces, replacement=True, generator=generator)
-    return Pairs(chosen, ahead, goals, dropped, error, noise, starts, ends, levels, often)
+    return Pairs(chosen, ahead, goals, dropped, by, noise, starts, ends, levels, often)

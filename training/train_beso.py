@@ -38,7 +38,7 @@ from training.beso_run import (
 from training.beso_samples import HeldOut, OfData, OfPairs, Source
 from training.dataset import concatenate, load
 from training.inputs import Inputs, achieved_entry, with_starts
-from training.lead_noise import LeadNoise
+from training.perturb import Perturbation
 from training.reflow import ONE_WINDOW, straightened
 
 
@@ -142,7 +142,7 @@ def main(args: Args) -> None:
     train_rows = torch.nonzero(is_training).flatten()
     start_rows = args.horizon if args.start_rows is None else args.start_rows
     train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
-    lead = LeadNoise.of(data.spec, args.lead_noise) if any(args.lead_noise) else None
+    perturbation = Perturbation.of(data.spec, args.lead_noise, args.scene_shift)
     source: Source
     if args.reflow:
         beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])
@@ -150,10 +150,10 @@ def main(args: Args) -> None:
         teacher.sampler = sampler
         assert isinstance(teacher, ScorePolicy) and isinstance(averaged, ScorePolicy)
         source = OfPairs(
-            args, data, inputs, train_rows, beginnings, teacher, averaged, levels, lead
+            args, data, inputs, train_rows, beginnings, teacher, averaged, levels, perturbation
         )
     else:
-        source = OfData(args, inputs, chunks, train_rows, averaged, lead)
+        source = OfData(args, inputs, chunks, train_rows, averaged, perturbation)
     held_out = source.held_out(torch.nonzero(is_validation).flatten())
 
     config = json.loads(json.dumps(asdict(args), default=str)) | {

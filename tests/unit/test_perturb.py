@@ -1,4 +1,4 @@
-"""Errors on the observed lead, and whether what is put on a chunk really makes up for them."""
+"""Perturbed samples: what is put on a chunk really makes up for what is put on the observation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from sim.experts import motion
 from sim.tasks.play_parts import PLAY_SPEC
 from training.beso_args import Args, check
 from training.beso_samples import OfData
-from training.lead_noise import LEAD, RETURN, LeadNoise
+from training.perturb import LEAD, RETURN, Perturbation
 from training.reflow import draw_pairs
 
 HORIZON = 6
 STD = (0.006, 0.03)
+
+
+def perturbation(
+    spec: Spec, lead_noise: tuple[float, float] = STD, scene_shift: float = 0.0
+) -> Perturbation:
+    found = Perturbation.of(spec, lead_noise, scene_shift)
+    assert found is not None
+    return found
 
 
 def entries(spec: Spec) -> slice:
@@ -54,14 +62,14 @@ def demonstrated(command: np.ndarray, goal: np.ndarray) -> np.ndarray:
 def test_the_chunk_makes_up_for_an_error_as_the_demonstrator_does() -> None:
     goal, command = np.array([0.02, -0.01, 0.03]), np.array([0.012, 0.004, 0.01])
     error = np.array([0.006, -0.009, 0.004])
-    lead = LeadNoise.of(PLAY_SPEC, STD)
+    lead = perturbation(PLAY_SPEC)
     # The tool points down: its x is the base's, its y and z are turned.
-    in_tool = torch.tensor([[*(error * [1, -1, -1]), 0.0, 0.0, 0.0]], dtype=torch.float64)
-    chunk = torch.zeros(1, HORIZON, 7, dtype=torch.float64)
-    chunk[0, :, :3] = torch.from_numpy(demonstrated(command, goal))
+    in_tool = torch.tensor([[*(error * [1, -1, -1]), 0.0, 0.0, 0.0]], dtype=torch.float32)
+    chunk = torch.zeros(1, HORIZON, 7)
+    chunk[0, :, :3] = torch.from_numpy(demonstrated(command, goal)).float()
     answered = lead.answered(chunk, in_tool)
-    expected = torch.from_numpy(demonstrated(command + error, goal))
-    torch.testing.assert_close(answered[0, :, :3], expected)
+    expected = torch.from_numpy(demonstrated(command + error, goal)).float()
+    torch.testing.assert_close(answered[0, :, :3], expected, atol=1e-7, rtol=0.0)
     torch.testing.assert_close(answered[..., 3:], chunk[..., 3:])
     assert motion.Speeds().gain == RETURN
 
@@ -69,7 +77,7 @@ def test_the_chunk_makes_up_for_an_error_as_the_demonstrator_does() -> None:
 def test_errors_fall_on_the_lead_alone_with_their_standard_deviations() -> None:
     generator = torch.Generator().manual_seed(0)
     for spec in (PLAY_SPEC, INSERTION_SPEC):
-        lead = LeadNoise.of(spec, STD)
+        lead = perturbation(spec)
         clean = torch.zeros(20_000, spec.input_size)
         shown = lead.shown(clean, lead.draw(len(clean), generator))
         where = entries(spec)
@@ -79,14 +87,36 @@ def test_errors_fall_on_the_lead_alone_with_their_standard_deviations() -> None:
         assert not shown.any() and not clean.any()
 
 
+def test_a_shift_moves_all_that_is_given_in_the_base_frame_together() -> None:
+    shift = perturbation(PLAY_SPEC, (0.0, 0.0), 0.01)
+    names = [f"{field.name}.{name}" for field in PLAY_SPEC.input_fields for name in field.names]
+    by = torch.tensor([[0.3, -0.2]])
+    shown = dict(zip(names, shift.shown(torch.zeros(1, len(names)), by)[0].tolist(), strict=True))
+    places = ("observation.state.parts.square_peg", "goal.parts.round_peg")
+    for name in ("observation.state.tool_pose", *places):
+        joint = "." if name.endswith("tool_pose") else "_"
+        assert shown.pop(f"{name}{joint}x") == pytest.approx(0.3)
+        assert shown.pop(f"{name}{joint}y") == pytest.approx(-0.2)
+    others = sorted(name[-5:] for name, value in shown.items() if value)
+    assert others == ["peg_x"] * 2 + ["peg_y"] * 2
+    chunk = torch.randn(1, HORIZON, 7)
+    torch.testing.assert_close(shift.answered(chunk, by), chunk)
+    assert len(perturbation(PLAY_SPEC, STD, 0.01).std) == 8
+    assert Perturbation.of(PLAY_SPEC, (0.0, 0.0), 0.0) is None
+
+
 def test_data_without_lead_are_refused() -> None:
     spec = Spec((Field("observation.state", (1,), "m", "base", ("x",)),), (), (ACTION,), 10.0)
     with pytest.raises(ValueError, match="--lead-noise: got data without observation.state.lead"):
-        LeadNoise.of(spec, STD)
-    with pytest.raises(ValueError, match="--lead-noise: got .* 0 0 with a --window above 1"):
+        Perturbation.of(spec, STD, 0.0)
+    with pytest.raises(ValueError, match="--scene-shift: got data without positions along y"):
+        Perturbation.of(spec, (0.0, 0.0), 0.01)
+    with pytest.raises(ValueError, match="--lead-noise: got 0.006 0.03, .* a --window above 1"):
         check(Args((Path("a"),), lead_noise=STD, window=2))
     with pytest.raises(ValueError, match="--lead-noise: got .* none below 0"):
         check(Args((Path("a"),), lead_noise=(0.0, -1.0)))
+    with pytest.raises(ValueError, match="--scene-shift: got -0.1, expected none below 0"):
+        check(Args((Path("a"),), scene_shift=-0.1))
 
 
 class Line:
@@ -120,7 +150,7 @@ def responses(lead_noise: tuple[float, float]) -> tuple[float, float]:
     data = Line(2000)
     policy = make_policy("bc", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=64, blocks=1))
     policy.fit(data.observation, data.chunks.flatten(0, 1))
-    lead = LeadNoise.of(Line.spec, lead_noise) if any(lead_noise) else None
+    lead = Perturbation.of(Line.spec, lead_noise, 0.0)
     args = Args((Path("a"),), batch_size=256)
     source = OfData(args, data, data.chunks, torch.arange(2000), policy, lead)  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(policy.parameters(), lr=3e-3)
@@ -156,7 +186,7 @@ def test_pairs_are_what_the_teacher_does_from_where_the_lead_is_shown() -> None:
     teacher = make_policy("beso", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=32, blocks=1))
     for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    lead = LeadNoise.of(Line.spec, (0.05, 0.0))
+    lead = perturbation(Line.spec, (0.05, 0.0))
     pairs = draw_pairs(
         teacher.eval(),  # type: ignore[arg-type]
         data,
@@ -164,10 +194,10 @@ def test_pairs_are_what_the_teacher_does_from_where_the_lead_is_shown() -> None:
         64,
         0.0,
         torch.Generator().manual_seed(1),
-        lead=lead,
+        perturbation=lead,
     )
-    assert pairs.error is not None
-    shown = lead.shown(data(pairs.rows, pairs.ahead), pairs.error)
+    assert pairs.by is not None
+    shown = lead.shown(data(pairs.rows, pairs.ahead), pairs.by)
     with torch.no_grad():
         again = teacher(shown, pairs.noise)
         clean = teacher(data(pairs.rows, pairs.ahead), pairs.noise)
