@@ -61,6 +61,10 @@ class Args:
     """Standard deviation, m, of shifts along the table of all that is given in the robot's base
     frame, which leave what to do as it is: for things that always stand near the same places.
     """
+    tool_shift: float = 0.0
+    """Standard deviation, m, of sideways shifts of the tool under its command, where nothing is
+    near, which leave what to command as it is.
+    """
 
     # Goals
     goal_states: int = 1
@@ -211,6 +215,7 @@ def check(args: Args) -> None:
     for name, perturbed in (
         ("lead-noise", args.lead_noise),
         ("scene-shift", (args.scene_shift,)),
+        ("tool-shift", (args.tool_shift,)),
     ):
         if min(perturbed) < 0.0 or (any(perturbed) and args.window > 1):
             raise ValueError(

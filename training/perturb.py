@@ -1,7 +1,7 @@
 """Samples made from samples: the observation somewhat different, and what to do then.
 
-Both kinds take away what a network may lean on instead of looking at the things it handles, and
-cost no simulation.
+They take away what a network may lean on instead of looking at the things it handles, and cost no
+simulation.
 
 *Errors on the lead.* An action is an increment of the command, and the lead, from the measured tool
 to the command, tells where the command already is. It also tells which way the tool was sent last:
@@ -14,6 +14,11 @@ cell make up for the same share of what is left in every policy step (`gain` in 
 *Shifts of the scene.* Where things always stand near the same places, where the tool is says nearly
 as much as where the thing is. With robot, things and goals moved together along the table what is
 to be done stays the same, and only the thing says where it is.
+
+*Shifts of the tool.* Were the tool a little elsewhere, and command and things where they are, the
+same would be commanded: lead and things, as seen from the tool, move against it. With errors on the
+lead this says that what counts is how far the command is from the thing. It holds as long as nothing
+is in hand or about to be, so only where nothing is near.
 """
 
 from __future__ import annotations
@@ -24,9 +29,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policies.features import FINE_RANGE_M
 from policies.spec import Field, Spec
 
 LEAD = "observation.state.lead"
+TOOL = "observation.state.tool_pose"
+NEAR_M = 0.05
+"""A thing nearer to the tool than this may be in hand, or about to be."""
 RETURN = 0.6
 """Share of a command's error that is made up for in one policy step."""
 
@@ -39,15 +48,19 @@ class Perturbation:
         std: standard deviation of each (K,), m or rad.
         shows: what each adds to the raw flat input (K, D), per unit.
         commands: by what it moves the command (K, A), per unit, which the chunk makes up for.
+        tool: what a shift of the tool changes besides, by the last two perturbations; if any.
     """
 
     std: Tensor
     shows: Tensor
     commands: Tensor
+    tool: ToolEntries | None = None
 
     @classmethod
-    def of(cls, spec: Spec, lead_noise: Sequence[float], scene_shift: float) -> Perturbation | None:
-        """What --lead-noise (m, rad) and --scene-shift (m) ask for, None for nothing.
+    def of(
+        cls, spec: Spec, lead_noise: Sequence[float], scene_shift: float, tool_shift: float
+    ) -> Perturbation | None:
+        """What --lead-noise (m, rad), --scene-shift and --tool-shift (m) ask for, None for nothing.
 
         Raises:
             ValueError: the spec has no lead, or nothing that a shift changes.
@@ -71,6 +84,10 @@ class Perturbation:
                         "expected 0"
                     )
                 found.append((scene_shift, moved, []))
+        tool = None
+        if tool_shift:
+            tool = ToolEntries.of(spec)
+            found += [(tool_shift, [], [])] * 2
         if not found:
             return None
         shows = torch.zeros(len(found), len(inputs))
@@ -78,7 +95,7 @@ class Perturbation:
         for k, (_, entries, components) in enumerate(found):
             shows[k, entries] = 1.0
             commands[k, components] = 1.0
-        return cls(torch.tensor([std for std, _, _ in found]), shows, commands)
+        return cls(torch.tensor([std for std, _, _ in found]), shows, commands, tool)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Perturbations (count, K)."""
@@ -86,12 +103,65 @@ class Perturbation:
 
     def shown(self, observation: Tensor, by: Tensor) -> Tensor:
         """Raw inputs (N, D) perturbed by (N, K)."""
-        return observation + by @ self.shows
+        observation = observation + by @ self.shows
+        return self.tool.moved(observation, by[:, -2:]) if self.tool else observation
 
     def answered(self, chunk: Tensor, by: Tensor) -> Tensor:
         """Raw chunks (N, H, A) that make up for perturbations (N, K)."""
         left = (1.0 - RETURN) ** torch.arange(chunk.shape[1])
         return chunk - RETURN * left[:, None] * (by @ self.commands)[:, None]
+
+
+@dataclass(frozen=True)
+class ToolEntries:
+    """Where in the flat input stands what depends on where the tool is.
+
+    Attributes:
+        pose: x, y and yaw of the tool in the base frame.
+        lead: x of the lead, followed by its y.
+        things: x of each thing in the tool frame, followed by y, z and their fine twins.
+    """
+
+    pose: tuple[int, int, int]
+    lead: int
+    things: tuple[int, ...]
+
+    @classmethod
+    def of(cls, spec: Spec) -> ToolEntries:
+        """Those of `spec`.
+
+        Raises:
+            ValueError: it says too little.
+        """
+        entry, at, things = 0, {}, []
+        for field in spec.observation:
+            at[field.name] = {name: entry + i for i, name in enumerate(field.names)}
+            if field.names[:6] == ("x", "y", "z", "fine_x", "fine_y", "fine_z"):
+                things.append(entry)
+            entry += field.size
+        if not (things and LEAD in at and {"x", "y", "yaw"} <= set(at.get(TOOL, ()))):
+            raise ValueError(
+                f"--tool-shift: got data without {LEAD}, x, y and yaw of {TOOL}, or a thing in "
+                "frame tool, expected 0"
+            )
+        pose = at[TOOL]
+        return cls((pose["x"], pose["y"], pose["yaw"]), at[LEAD]["x"], tuple(things))
+
+    def moved(self, observation: Tensor, by: Tensor) -> Tensor:
+        """Raw inputs (N, D) with the tool moved by (N, 2), m, tool frame, where nothing is near."""
+        away = [observation[:, k : k + 3].norm(dim=1) > NEAR_M for k in self.things]
+        by = by * torch.stack(away).all(dim=0)[:, None]
+        moved = observation.clone()
+        moved[:, self.lead : self.lead + 2] -= by
+        for k in self.things:
+            moved[:, k : k + 2] -= by
+            moved[:, k + 3 : k + 5] = torch.tanh(moved[:, k : k + 2] / FINE_RANGE_M)
+        x, y, yaw = self.pose
+        # The tool points down.
+        cos, sin = torch.cos(observation[:, yaw]), torch.sin(observation[:, yaw])
+        moved[:, x] += cos * by[:, 0] + sin * by[:, 1]
+        moved[:, y] += sin * by[:, 0] - cos * by[:, 1]
+        return moved
 
 
 def _lies(field: Field, name: str, axis: str) -> bool:

@@ -142,7 +142,9 @@ def main(args: Args) -> None:
     train_rows = torch.nonzero(is_training).flatten()
     start_rows = args.horizon if args.start_rows is None else args.start_rows
     train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
-    perturbation = Perturbation.of(data.spec, args.lead_noise, args.scene_shift)
+    perturbation = Perturbation.of(
+        data.spec, args.lead_noise, args.scene_shift, args.tool_shift
+    )
     source: Source
     if args.reflow:
         beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])

@@ -14,7 +14,7 @@ from policies.beso.network import NetworkSettings
 from policies.features import ACTION, INSERTION_SPEC, Signals
 from policies.spec import Field, Spec
 from sim.experts import motion
-from sim.tasks.play_parts import PLAY_SPEC
+from sim.tasks.play_parts import PLAY_SPEC, PlayPartsBatch
 from training.beso_args import Args, check
 from training.beso_samples import OfData
 from training.perturb import LEAD, RETURN, Perturbation
@@ -25,9 +25,12 @@ STD = (0.006, 0.03)
 
 
 def perturbation(
-    spec: Spec, lead_noise: tuple[float, float] = STD, scene_shift: float = 0.0
+    spec: Spec,
+    lead_noise: tuple[float, float] = STD,
+    scene_shift: float = 0.0,
+    tool_shift: float = 0.0,
 ) -> Perturbation:
-    found = Perturbation.of(spec, lead_noise, scene_shift)
+    found = Perturbation.of(spec, lead_noise, scene_shift, tool_shift)
     assert found is not None
     return found
 
@@ -37,6 +40,24 @@ def entries(spec: Spec) -> slice:
     names = [field.name for field in spec.observation]
     first = sum(field.size for field in spec.observation[: names.index(LEAD)])
     return slice(first, first + 6)
+
+
+MOVED_M = (0.007, -0.004)
+
+
+def replace_tool(each: list[Signals], by: tuple[float, float]) -> list[Signals]:
+    """The same readings with the tool moved sideways, tool frame, and the command where it was."""
+    return [
+        replace(s, tool_position=s.tool_position + s.tool_rotation[:, :, :2] @ np.array(by))
+        for s in each
+    ]
+
+
+def flat(env: PlayPartsBatch, each: list[Signals]) -> np.ndarray:
+    """The flat input from readings."""
+    env.signals = lambda noisy=True: each  # type: ignore[method-assign]
+    env._parts = lambda: np.zeros((env.num_envs, 2, 3))  # type: ignore[method-assign]
+    return env.observe()
 
 
 def demonstrated(command: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -102,15 +123,38 @@ def test_a_shift_moves_all_that_is_given_in_the_base_frame_together() -> None:
     chunk = torch.randn(1, HORIZON, 7)
     torch.testing.assert_close(shift.answered(chunk, by), chunk)
     assert len(perturbation(PLAY_SPEC, STD, 0.01).std) == 8
-    assert Perturbation.of(PLAY_SPEC, (0.0, 0.0), 0.0) is None
+    assert Perturbation.of(PLAY_SPEC, (0.0, 0.0), 0.0, 0.0) is None
+
+
+def test_a_shift_of_the_tool_shows_what_would_be_seen_from_there() -> None:
+    env = PlayPartsBatch(4, nthread=1)
+    env.reset(np.arange(4))
+    first, second = (replace_tool(env.signals(noisy=False), by) for by in ((0.0, 0.0), MOVED_M))
+    shift = perturbation(PLAY_SPEC, (0.0, 0.0), 0.0, 0.01)
+    by = torch.tensor([MOVED_M], dtype=torch.float32).expand(4, -1)
+    seen = torch.from_numpy(flat(env, first))
+    # The tool leans by a hundredth: its sideways is not quite level.
+    expected = torch.from_numpy(flat(env, second))
+    torch.testing.assert_close(shift.shown(seen, by), expected, atol=1e-4, rtol=0.0)
+    assert (expected - seen).abs().max() > 0.005
+    # Where a thing is near the tool, nothing changes.
+    names = [f"{field.name}.{name}" for field in PLAY_SPEC.input_fields for name in field.names]
+    near = seen.clone()
+    entry = names.index("observation.state.round_peg.x")
+    near[:, entry : entry + 3] = torch.tensor([0.02, 0.0, 0.03])
+    torch.testing.assert_close(shift.shown(near, by), near)
+    chunk = torch.randn(4, HORIZON, 7)
+    torch.testing.assert_close(shift.answered(chunk, by), chunk)
+    with pytest.raises(ValueError, match="--tool-shift: got data without"):
+        Perturbation.of(INSERTION_SPEC, (0.0, 0.0), 0.0, 0.01)
 
 
 def test_data_without_lead_are_refused() -> None:
     spec = Spec((Field("observation.state", (1,), "m", "base", ("x",)),), (), (ACTION,), 10.0)
     with pytest.raises(ValueError, match="--lead-noise: got data without observation.state.lead"):
-        Perturbation.of(spec, STD, 0.0)
+        Perturbation.of(spec, STD, 0.0, 0.0)
     with pytest.raises(ValueError, match="--scene-shift: got data without positions along y"):
-        Perturbation.of(spec, (0.0, 0.0), 0.01)
+        Perturbation.of(spec, (0.0, 0.0), 0.01, 0.0)
     with pytest.raises(ValueError, match="--lead-noise: got 0.006 0.03, .* a --window above 1"):
         check(Args((Path("a"),), lead_noise=STD, window=2))
     with pytest.raises(ValueError, match="--lead-noise: got .* none below 0"):
@@ -150,7 +194,7 @@ def responses(lead_noise: tuple[float, float]) -> tuple[float, float]:
     data = Line(2000)
     policy = make_policy("bc", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=64, blocks=1))
     policy.fit(data.observation, data.chunks.flatten(0, 1))
-    lead = Perturbation.of(Line.spec, lead_noise, 0.0)
+    lead = Perturbation.of(Line.spec, lead_noise, 0.0, 0.0)
     args = Args((Path("a"),), batch_size=256)
     source = OfData(args, data, data.chunks, torch.arange(2000), policy, lead)  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(policy.parameters(), lr=3e-3)
