@@ -16,9 +16,9 @@ as much as where the thing is. With robot, things and goals moved together along
 to be done stays the same, and only the thing says where it is.
 
 *Shifts of the tool.* Were the tool a little elsewhere, and command and things where they are, the
-same would be commanded: lead and things, as seen from the tool, move against it. With errors on the
-lead this says that what counts is how far the command is from the thing. It holds as long as nothing
-is in hand or about to be, so only where nothing is near.
+same would be commanded: lead and things, as seen from the tool, move against it. With errors on
+the lead this says that what counts is how far the command is from the thing. It holds as long as
+nothing is in hand or about to be, so only where nothing is near.
 """
 
 from __future__ import annotations

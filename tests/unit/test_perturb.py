@@ -11,7 +11,7 @@ import torch
 
 from policies.beso.baselines import make_policy
 from policies.beso.network import NetworkSettings
-from policies.features import ACTION, INSERTION_SPEC, Signals
+from policies.features import ACTION, FINE_RANGE_M, INSERTION_SPEC, Signals
 from policies.spec import Field, Spec
 from sim.experts import motion
 from sim.tasks.play_parts import PLAY_SPEC, PlayPartsBatch
@@ -142,6 +142,8 @@ def test_a_shift_of_the_tool_shows_what_would_be_seen_from_there() -> None:
     near = seen.clone()
     entry = names.index("observation.state.round_peg.x")
     near[:, entry : entry + 3] = torch.tensor([0.02, 0.0, 0.03])
+    near[:, entry + 3] = torch.tanh(torch.tensor(0.02 / FINE_RANGE_M))
+    near[:, entry + 4] = 0.0
     torch.testing.assert_close(shift.shown(near, by), near)
     chunk = torch.randn(4, HORIZON, 7)
     torch.testing.assert_close(shift.answered(chunk, by), chunk)
