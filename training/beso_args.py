@@ -52,10 +52,10 @@ class Args:
     order: Literal["paper", "prefix"] = "paper"
     """Order of the transformer's tokens; "prefix" is computed faster, see NetworkSettings."""
 
-    lead_noise: tuple[float, float] = (0.0, 0.0)
-    """Standard deviation of errors on the observed lead of the command, m and rad, that the chunk
-    to learn makes up for: so that the network looks at what it goes for, and not only at which way
-    it goes already; see training.perturb.
+    lead_noise: float = 0.0
+    """Standard deviation, m, of sideways errors on the observed lead of the command, for which the
+    chunk to learn makes up: so that the network looks at what it goes for, and not only at which
+    way it goes already; see training.perturb.
     """
     scene_shift: float = 0.0
     """Standard deviation, m, of shifts along the table of all that is given in the robot's base
@@ -212,15 +212,12 @@ def check(args: Args) -> None:
         )
     if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
         raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
-    for name, perturbed in (
-        ("lead-noise", args.lead_noise),
-        ("scene-shift", (args.scene_shift,)),
-        ("tool-shift", (args.tool_shift,)),
-    ):
-        if min(perturbed) < 0.0 or (any(perturbed) and args.window > 1):
+    for name in ("lead_noise", "scene_shift", "tool_shift"):
+        std = getattr(args, name)
+        if std < 0.0 or (std > 0.0 and args.window > 1):
             raise ValueError(
-                f"--{name}: got {' '.join(map(str, perturbed))}, expected none below 0, and 0 with "
-                "a --window above 1"
+                f"--{name.replace('_', '-')}: got {std}, expected at least 0, and 0 with a --window "
+                "above 1"
             )
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(

@@ -10,6 +10,8 @@ that learns this much hardly looks at the things ("copycat", Wen et al. 2020; de
 Then a first action that is a little off is carried on to its end. With an error on the lead the
 command would really stand elsewhere, and who goes for a thing comes back: the demonstrators of the
 cell make up for the same share of what is left in every policy step (`gain` in sim.experts.motion).
+Only sideways: up or down the lead tells apart a thing that is being put down and one that is being
+taken, which look alike otherwise.
 
 *Shifts of the scene.* Where things always stand near the same places, where the tool is says nearly
 as much as where the thing is. With robot, things and goals moved together along the table what is
@@ -23,7 +25,6 @@ nothing is in hand or about to be, so only where nothing is near.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class Perturbation:
     """K independent perturbations of a sample.
 
     Attributes:
-        std: standard deviation of each (K,), m or rad.
+        std: standard deviation of each (K,), m.
         shows: what each adds to the raw flat input (K, D), per unit.
         commands: by what it moves the command (K, A), per unit, which the chunk makes up for.
         tool: what a shift of the tool changes besides, by the last two perturbations; if any.
@@ -58,9 +59,9 @@ class Perturbation:
 
     @classmethod
     def of(
-        cls, spec: Spec, lead_noise: Sequence[float], scene_shift: float, tool_shift: float
+        cls, spec: Spec, lead_noise: float, scene_shift: float, tool_shift: float
     ) -> Perturbation | None:
-        """What --lead-noise (m, rad), --scene-shift and --tool-shift (m) ask for, None for nothing.
+        """What --lead-noise, --scene-shift and --tool-shift ask for, m, None for nothing.
 
         Raises:
             ValueError: the spec has no lead, or nothing that a shift changes.
@@ -68,13 +69,12 @@ class Perturbation:
         inputs = [(f, name) for f in spec.input_fields for name in f.names or [""] * f.size]
         actions = [name for f in spec.action for name in f.names]
         found = []
-        if any(lead_noise):
+        if lead_noise:
             for entry, (field, name) in enumerate(inputs):
-                if field.name == LEAD and f"d{name}" in actions:
-                    std = lead_noise[name.startswith("r")]
-                    found.append((std, [entry], [actions.index(f"d{name}")]))
+                if field.name == LEAD and name in ("x", "y") and f"d{name}" in actions:
+                    found.append((lead_noise, [entry], [actions.index(f"d{name}")]))
             if not found:
-                raise ValueError(f"--lead-noise: got data without {LEAD}, expected 0 0")
+                raise ValueError(f"--lead-noise: got data without {LEAD}, expected 0")
         if scene_shift:
             for axis in "xy":
                 moved = [i for i, (field, name) in enumerate(inputs) if _lies(field, name, axis)]

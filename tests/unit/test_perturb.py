@@ -21,12 +21,12 @@ from training.perturb import LEAD, RETURN, Perturbation
 from training.reflow import draw_pairs
 
 HORIZON = 6
-STD = (0.006, 0.03)
+STD = 0.006
 
 
 def perturbation(
     spec: Spec,
-    lead_noise: tuple[float, float] = STD,
+    lead_noise: float = STD,
     scene_shift: float = 0.0,
     tool_shift: float = 0.0,
 ) -> Perturbation:
@@ -36,10 +36,10 @@ def perturbation(
 
 
 def entries(spec: Spec) -> slice:
-    """Where the lead stands in the flat input."""
+    """Where x and y of the lead stand in the flat input."""
     names = [field.name for field in spec.observation]
     first = sum(field.size for field in spec.observation[: names.index(LEAD)])
-    return slice(first, first + 6)
+    return slice(first, first + 2)
 
 
 MOVED_M = (0.007, -0.004)
@@ -82,10 +82,10 @@ def demonstrated(command: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 def test_the_chunk_makes_up_for_an_error_as_the_demonstrator_does() -> None:
     goal, command = np.array([0.02, -0.01, 0.03]), np.array([0.012, 0.004, 0.01])
-    error = np.array([0.006, -0.009, 0.004])
+    error = np.array([0.006, -0.009, 0.0])
     lead = perturbation(PLAY_SPEC)
-    # The tool points down: its x is the base's, its y and z are turned.
-    in_tool = torch.tensor([[*(error * [1, -1, -1]), 0.0, 0.0, 0.0]], dtype=torch.float32)
+    # The tool points down: its x is the base's, its y is turned.
+    in_tool = torch.tensor([[error[0], -error[1]]], dtype=torch.float32)
     chunk = torch.zeros(1, HORIZON, 7)
     chunk[0, :, :3] = torch.from_numpy(demonstrated(command, goal)).float()
     answered = lead.answered(chunk, in_tool)
@@ -95,21 +95,21 @@ def test_the_chunk_makes_up_for_an_error_as_the_demonstrator_does() -> None:
     assert motion.Speeds().gain == RETURN
 
 
-def test_errors_fall_on_the_lead_alone_with_their_standard_deviations() -> None:
+def test_errors_fall_on_the_lead_sideways_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     for spec in (PLAY_SPEC, INSERTION_SPEC):
         lead = perturbation(spec)
         clean = torch.zeros(20_000, spec.input_size)
         shown = lead.shown(clean, lead.draw(len(clean), generator))
         where = entries(spec)
-        expected = torch.tensor([0.006] * 3 + [0.03] * 3)
+        expected = torch.tensor([0.006] * 2)
         torch.testing.assert_close(shown[:, where].std(dim=0), expected, rtol=0.03, atol=0.0)
         shown[:, where] = 0.0
         assert not shown.any() and not clean.any()
 
 
 def test_a_shift_moves_all_that_is_given_in_the_base_frame_together() -> None:
-    shift = perturbation(PLAY_SPEC, (0.0, 0.0), 0.01)
+    shift = perturbation(PLAY_SPEC, 0.0, 0.01)
     names = [f"{field.name}.{name}" for field in PLAY_SPEC.input_fields for name in field.names]
     by = torch.tensor([[0.3, -0.2]])
     shown = dict(zip(names, shift.shown(torch.zeros(1, len(names)), by)[0].tolist(), strict=True))
@@ -122,15 +122,15 @@ def test_a_shift_moves_all_that_is_given_in_the_base_frame_together() -> None:
     assert others == ["peg_x"] * 2 + ["peg_y"] * 2
     chunk = torch.randn(1, HORIZON, 7)
     torch.testing.assert_close(shift.answered(chunk, by), chunk)
-    assert len(perturbation(PLAY_SPEC, STD, 0.01).std) == 8
-    assert Perturbation.of(PLAY_SPEC, (0.0, 0.0), 0.0, 0.0) is None
+    assert len(perturbation(PLAY_SPEC, STD, 0.01).std) == 4
+    assert Perturbation.of(PLAY_SPEC, 0.0, 0.0, 0.0) is None
 
 
 def test_a_shift_of_the_tool_shows_what_would_be_seen_from_there() -> None:
     env = PlayPartsBatch(4, nthread=1)
     env.reset(np.arange(4))
     first, second = (replace_tool(env.signals(noisy=False), by) for by in ((0.0, 0.0), MOVED_M))
-    shift = perturbation(PLAY_SPEC, (0.0, 0.0), 0.0, 0.01)
+    shift = perturbation(PLAY_SPEC, 0.0, 0.0, 0.01)
     by = torch.tensor([MOVED_M], dtype=torch.float32).expand(4, -1)
     seen = torch.from_numpy(flat(env, first))
     # The tool leans by a hundredth: its sideways is not quite level.
@@ -148,7 +148,7 @@ def test_a_shift_of_the_tool_shows_what_would_be_seen_from_there() -> None:
     chunk = torch.randn(4, HORIZON, 7)
     torch.testing.assert_close(shift.answered(chunk, by), chunk)
     with pytest.raises(ValueError, match="--tool-shift: got data without"):
-        Perturbation.of(INSERTION_SPEC, (0.0, 0.0), 0.0, 0.01)
+        Perturbation.of(INSERTION_SPEC, 0.0, 0.0, 0.01)
 
 
 def test_data_without_lead_are_refused() -> None:
@@ -156,12 +156,12 @@ def test_data_without_lead_are_refused() -> None:
     with pytest.raises(ValueError, match="--lead-noise: got data without observation.state.lead"):
         Perturbation.of(spec, STD, 0.0, 0.0)
     with pytest.raises(ValueError, match="--scene-shift: got data without positions along y"):
-        Perturbation.of(spec, (0.0, 0.0), 0.01, 0.0)
-    with pytest.raises(ValueError, match="--lead-noise: got 0.006 0.03, .* a --window above 1"):
+        Perturbation.of(spec, 0.0, 0.01, 0.0)
+    with pytest.raises(ValueError, match="--lead-noise: got 0.006, .* a --window above 1"):
         check(Args((Path("a"),), lead_noise=STD, window=2))
-    with pytest.raises(ValueError, match="--lead-noise: got .* none below 0"):
-        check(Args((Path("a"),), lead_noise=(0.0, -1.0)))
-    with pytest.raises(ValueError, match="--scene-shift: got -0.1, expected none below 0"):
+    with pytest.raises(ValueError, match="--lead-noise: got -1.0, expected at least 0"):
+        check(Args((Path("a"),), lead_noise=-1.0))
+    with pytest.raises(ValueError, match="--scene-shift: got -0.1, expected at least 0"):
         check(Args((Path("a"),), scene_shift=-0.1))
 
 
@@ -190,7 +190,7 @@ class Line:
         return self.observation[rows]
 
 
-def responses(lead_noise: tuple[float, float]) -> tuple[float, float]:
+def responses(lead_noise: float) -> tuple[float, float]:
     """How far a trained network's chunk moves by lead and by thing."""
     torch.manual_seed(0)
     data = Line(2000)
@@ -220,9 +220,9 @@ def responses(lead_noise: tuple[float, float]) -> tuple[float, float]:
 
 def test_who_is_shown_errors_looks_at_the_thing() -> None:
     # The lead says exactly where things go, the reading of the thing is a little off.
-    by_lead, by_thing = responses((0.0, 0.0))
+    by_lead, by_thing = responses(0.0)
     assert by_lead > 0.4 and by_thing < 0.4
-    by_lead, by_thing = responses((0.02, 0.0))
+    by_lead, by_thing = responses(0.02)
     assert by_lead < -0.7 and by_thing > 0.7
 
 
@@ -232,7 +232,7 @@ def test_pairs_are_what_the_teacher_does_from_where_the_lead_is_shown() -> None:
     teacher = make_policy("beso", NetworkSettings("mlp", 2, 0, 1, HORIZON, width=32, blocks=1))
     for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    lead = perturbation(Line.spec, (0.05, 0.0))
+    lead = perturbation(Line.spec, 0.05)
     pairs = draw_pairs(
         teacher.eval(),  # type: ignore[arg-type]
         data,
