@@ -213,11 +213,10 @@ def check(args: Args) -> None:
     if args.huber < 0.0 or (args.huber > 0.0 and args.method == "beso" and not args.reflow):
         raise ValueError(f"--huber: got {args.huber}, expected 0, or more with --reflow")
     for name in ("lead_noise", "scene_shift", "tool_shift"):
-        std = getattr(args, name)
+        std, shown = getattr(args, name), name.replace("_", "-")
         if std < 0.0 or (std > 0.0 and args.window > 1):
             raise ValueError(
-                f"--{name.replace('_', '-')}: got {std}, expected at least 0, and 0 with a --window "
-                "above 1"
+                f"--{shown}: got {std}, expected at least 0, and 0 with a --window above 1"
             )
     if not 0.0 < args.validation_share < 1.0:
         raise ValueError(
