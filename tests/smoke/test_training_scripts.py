@@ -349,6 +349,17 @@ def test_play_is_recorded(tmp_path: Path) -> None:
     assert "3 episodes" in last_line(run("collect_play", *small, *taken))
     assert load(path).disturbed.mean() > data.disturbed.mean() + 0.2
 
+    small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3, "--film")
+    where = ("--data", path, "--runs", tmp_path, "--validation-share", 0.4, "--hindsight-steps", 95)
+    other = ("--lead-noise", 0.006, "--scene-shift", 0.012, "--tool-shift", 0.008)
+    last_line(run("train_beso", *where, *small, *other, "--name", "play"))
+    flow = ("--reflow", tmp_path / "play", "--reflow-pairs", 40, "--reflow-windows", 3)
+    last_line(run("train_beso", *where, *small, *other, *flow, "--name", "flow"))
+    refused = run("train_beso", *where, *small, "--lead-noise", 0.006, "--window", 2)
+    assert refused.stderr == (
+        "error: --lead-noise: got 0.006, expected at least 0, and 0 with a --window above 1\n"
+    )
+
 
 def test_policy_latency_compares_every_network_in_one_run(tmp_path: Path) -> None:
     report, picture = tmp_path / "latency.json", tmp_path / "latency.png"
