@@ -30,11 +30,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policies.beso.policy import ChunkPolicy
 from policies.features import FINE_RANGE_M
 from policies.spec import Field, Spec
 
 LEAD = "observation.state.lead"
 TOOL = "observation.state.tool_pose"
+STEP_M = 0.004
+"""How far the lead is moved to see what a policy makes of it."""
 NEAR_M = 0.05
 """A thing nearer to the tool than this may be in hand, or about to be."""
 RETURN = 0.6
@@ -110,6 +113,39 @@ class Perturbation:
         """Raw chunks (N, H, A) that make up for perturbations (N, K)."""
         left = (1.0 - RETURN) ** torch.arange(chunk.shape[1])
         return chunk - RETURN * left[:, None] * (by @ self.commands)[:, None]
+
+
+def lead_answer(
+    policy: ChunkPolicy, spec: Spec, observation: Tensor, noise: Tensor
+) -> float | None:
+    """What a policy makes of its own command: how far its chunk moves the command where the lead is
+    shown a unit further sideways, all else alike.
+
+    Near -1 it goes where things are, wherever the command stands already. Above 0 it goes on the
+    way it is going.
+
+    Args:
+        policy: with the sampler to use.
+        spec: the policy's.
+        observation: raw inputs (N, D).
+        noise: unit normal noise (N, *noise_shape).
+
+    Returns:
+        The median over rows and axes; None where the spec has no lead.
+    """
+    try:
+        perturbation = Perturbation.of(spec, STEP_M, 0.0, 0.0)
+    except ValueError:
+        return None
+    assert perturbation is not None
+    moved = []
+    with torch.no_grad():
+        chunk = policy(observation, noise)
+        for step in STEP_M * torch.eye(len(perturbation.std)):
+            by = step.expand(len(observation), -1)
+            change = (policy(perturbation.shown(observation, by), noise) - chunk).sum(dim=1)
+            moved.append((change * (by @ perturbation.commands)).sum(dim=1) / STEP_M**2)
+    return float(torch.stack(moved).median())
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,11 @@ from training.beso_run import (
 from training.beso_samples import HeldOut, OfData, OfPairs, Source
 from training.dataset import concatenate, load
 from training.inputs import Inputs, achieved_entry, with_starts
-from training.perturb import Perturbation
+from training.perturb import Perturbation, lead_answer
 from training.reflow import ONE_WINDOW, straightened
+
+LEAD_ROWS = 512
+"""Rows on which it is looked at what a policy makes of the lead."""
 
 
 def main(args: Args) -> None:
@@ -145,9 +148,7 @@ def main(args: Args) -> None:
     train_rows = torch.nonzero(is_training).flatten()
     start_rows = args.horizon if args.start_rows is None else args.start_rows
     train_rows = with_starts(train_rows, data, start_rows, args.start_weight)
-    perturbation = Perturbation.of(
-        data.spec, args.lead_noise, args.scene_shift, args.tool_shift
-    )
+    perturbation = Perturbation.of(data.spec, args.lead_noise, args.scene_shift, args.tool_shift)
     source: Source
     if args.reflow:
         beginnings = torch.from_numpy(data.starts[~np.isin(data.seed, held)])
@@ -212,6 +213,10 @@ def main(args: Args) -> None:
             "whole_chunk": action_errors(data, error.flatten(0, 1)),
             "steps_per_s": (done - first) / (time.monotonic() - started),
         }
+        if args.window == 1:
+            few = slice(LEAD_ROWS)
+            seen, noise = held_out.samples.observation[few], held_out.noise[few]
+            record["lead_answer"] = lead_answer(averaged, data.spec, seen, noise)
         running_loss.zero_()
         if args.rollout_every and (done % args.rollout_every == 0 or done == args.steps):
             record["rollout_success"], record["rollout_ci95"] = success(args, data, averaged)

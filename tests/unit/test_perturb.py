@@ -17,7 +17,7 @@ from sim.experts import motion
 from sim.tasks.play_parts import PLAY_SPEC, PlayPartsBatch
 from training.beso_args import Args, check
 from training.beso_samples import OfData
-from training.perturb import LEAD, RETURN, Perturbation
+from training.perturb import LEAD, RETURN, Perturbation, lead_answer
 from training.reflow import draw_pairs
 
 HORIZON = 6
@@ -209,13 +209,15 @@ def responses(lead_noise: float) -> tuple[float, float]:
         loss.backward()
         optimiser.step()
 
-    def way(lead_m: float, thing_m: float) -> float:
-        with torch.no_grad():
-            chunk = policy(torch.tensor([[lead_m, thing_m]]), torch.zeros(1, *policy.noise_shape))
-        return float(chunk.sum())
+    noise = torch.zeros(1, *policy.noise_shape)
+    by_lead = lead_answer(policy, Line.spec, torch.tensor([[0.01, 0.02]]), noise)
+    assert by_lead is not None
 
-    base, step_m = way(0.01, 0.02), 0.005
-    return (way(0.015, 0.02) - base) / step_m, (way(0.01, 0.025) - base) / step_m
+    def way(thing_m: float) -> float:
+        with torch.no_grad():
+            return float(policy(torch.tensor([[0.01, thing_m]]), noise).sum())
+
+    return by_lead, (way(0.025) - way(0.02)) / 0.005
 
 
 def test_who_is_shown_errors_looks_at_the_thing() -> None:
@@ -249,5 +251,3 @@ def test_pairs_are_what_the_teacher_does_from_where_the_lead_is_shown() -> None:
         clean = teacher(data(pairs.rows, pairs.ahead), pairs.noise)
     torch.testing.assert_close(teacher.normaliser.raw_action(pairs.chunk), again)
     assert (again - clean).abs().max() > 1e-3
-
-
