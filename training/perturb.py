@@ -70,7 +70,7 @@ class Perturbation:
             ValueError: the spec has no lead, or nothing that a shift changes.
         """
         inputs = [(f, name) for f in spec.input_fields for name in f.names or [""] * f.size]
-        actions = [name for f in spec.action for name in f.names]
+        actions = [name for f in spec.action for name in f.names or [""] * f.size]
         found = []
         if lead_noise:
             for entry, (field, name) in enumerate(inputs):
