@@ -33,9 +33,12 @@ from torch import Tensor
 from policies.beso.policy import ChunkPolicy
 from policies.features import FINE_RANGE_M
 from policies.spec import Field, Spec
+from training.dataset import action_names
 
 LEAD = "observation.state.lead"
 TOOL = "observation.state.tool_pose"
+THING = ("x", "y", "z", "fine_x", "fine_y", "fine_z")
+"""How the components of a thing in the tool frame begin."""
 STEP_M = 0.004
 """How far the lead is moved to see what a policy makes of it."""
 NEAR_M = 0.05
@@ -69,13 +72,10 @@ class Perturbation:
         Raises:
             ValueError: the spec has no lead, or nothing that a shift changes.
         """
-        inputs = [(f, name) for f in spec.input_fields for name in f.names or [""] * f.size]
-        actions = [name for f in spec.action for name in f.names or [""] * f.size]
-        found = []
+        inputs = _components(spec)
+        found: list[tuple[float, list[int], list[int]]] = []
         if lead_noise:
-            for entry, (field, name) in enumerate(inputs):
-                if field.name == LEAD and name in ("x", "y") and f"d{name}" in actions:
-                    found.append((lead_noise, [entry], [actions.index(f"d{name}")]))
+            found += [(lead_noise, [seen], [commanded]) for seen, commanded in _lead(spec)]
             if not found:
                 raise ValueError(f"--lead-noise: got data without {LEAD}, expected 0")
         if scene_shift:
@@ -94,7 +94,7 @@ class Perturbation:
         if not found:
             return None
         shows = torch.zeros(len(found), len(inputs))
-        commands = torch.zeros(len(found), len(actions))
+        commands = torch.zeros(len(found), spec.action_size)
         for k, (_, entries, components) in enumerate(found):
             shows[k, entries] = 1.0
             commands[k, components] = 1.0
@@ -133,18 +133,17 @@ def lead_answer(
     Returns:
         The median over rows and axes; None where the spec has no lead.
     """
-    try:
-        perturbation = Perturbation.of(spec, STEP_M, 0.0, 0.0)
-    except ValueError:
+    lead = _lead(spec)
+    if not lead:
         return None
-    assert perturbation is not None
     moved = []
     with torch.no_grad():
         chunk = policy(observation, noise)
-        for step in STEP_M * torch.eye(len(perturbation.std)):
-            by = step.expand(len(observation), -1)
-            change = (policy(perturbation.shown(observation, by), noise) - chunk).sum(dim=1)
-            moved.append((change * (by @ perturbation.commands)).sum(dim=1) / STEP_M**2)
+        for seen, commanded in lead:
+            shown = observation.clone()
+            shown[:, seen] += STEP_M
+            change = (policy(shown, noise) - chunk)[:, :, commanded]
+            moved.append(change.sum(dim=1) / STEP_M)
     return float(torch.stack(moved).median())
 
 
@@ -169,19 +168,15 @@ class ToolEntries:
         Raises:
             ValueError: it says too little.
         """
-        entry, at, things = 0, {}, []
-        for field in spec.observation:
-            at[field.name] = {name: entry + i for i, name in enumerate(field.names)}
-            if field.names[:6] == ("x", "y", "z", "fine_x", "fine_y", "fine_z"):
-                things.append(entry)
-            entry += field.size
-        if not (things and LEAD in at and {"x", "y", "yaw"} <= set(at.get(TOOL, ()))):
+        at = {(field.name, name): i for i, (field, name) in enumerate(_components(spec))}
+        things = tuple(at[f.name, "x"] for f in spec.observation if f.names[:6] == THING)
+        needed = {(LEAD, "x"), (LEAD, "y"), (TOOL, "x"), (TOOL, "y"), (TOOL, "yaw")}
+        if not (things and needed <= at.keys()):
             raise ValueError(
                 f"--tool-shift: got data without {LEAD}, x, y and yaw of {TOOL}, or a thing in "
                 "frame tool, expected 0"
             )
-        pose = at[TOOL]
-        return cls((pose["x"], pose["y"], pose["yaw"]), at[LEAD]["x"], tuple(things))
+        return cls((at[TOOL, "x"], at[TOOL, "y"], at[TOOL, "yaw"]), at[LEAD, "x"], things)
 
     def moved(self, observation: Tensor, by: Tensor) -> Tensor:
         """Raw inputs (N, D) with the tool moved by (N, 2), m, tool frame, where nothing is near."""
@@ -198,6 +193,23 @@ class ToolEntries:
         moved[:, x] += cos * by[:, 0] + sin * by[:, 1]
         moved[:, y] += sin * by[:, 0] - cos * by[:, 1]
         return moved
+
+
+def _components(spec: Spec) -> list[tuple[Field, str]]:
+    """Field and name of each entry of the flat input, the name empty where it has none."""
+    return [(f, name) for f in spec.input_fields for name in f.names or [""] * f.size]
+
+
+def _lead(spec: Spec) -> list[tuple[int, int]]:
+    """Entries of the flat input that say where the command is sideways, each with the component of
+    an action that moves it.
+    """
+    actions = action_names(spec)
+    return [
+        (entry, actions.index(f"d{name}"))
+        for entry, (field, name) in enumerate(_components(spec))
+        if field.name == LEAD and name in ("x", "y") and f"d{name}" in actions
+    ]
 
 
 def _lies(field: Field, name: str, axis: str) -> bool:

@@ -57,8 +57,8 @@ def main(args: Args) -> None:
         )
         args = replace(args, sigma_max=own.sigma_max, sampler=own)
     torch.set_num_threads(args.threads)
-    # A trained network has products below the smallest normal number, which take the CPU a hundred
-    # times as long: up to half of a step.
+    # A trained network has products below the smallest normal number, which take the CPU far
+    # longer: more than half of a step.
     torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     run = args.runs / args.name
