@@ -154,6 +154,11 @@ class Args:
     """Steps of linear warm-up."""
     weight_decay: float = 1e-4
     """AdamW's weight decay."""
+    bf16: bool = False
+    """Matrix products of the loss in bfloat16; weights, sums and what is served stay in single
+    precision. Faster where the processor multiplies such numbers (AMX: amx_bf16 in /proc/cpuinfo),
+    slower elsewhere.
+    """
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones used."""
 

@@ -185,7 +185,8 @@ def main(args: Args) -> None:
         batch = policy.normaliser.observation(samples.observation)
         if args.goal_drop > 0.0:
             batch = policy.drop_goal(batch, samples.dropped)
-        loss = policy.loss(batch, samples.action, samples.level, samples.noise)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = policy.loss(batch, samples.action, samples.level, samples.noise)
         if args.huber > 0.0:
             loss = (loss + args.huber**2).sqrt() - args.huber
         loss = loss.mean()
