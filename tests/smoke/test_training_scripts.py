@@ -129,7 +129,7 @@ def test_the_papers_window_trains_exports_and_is_swept(
     small = ("--width", 32, "--blocks", 1, "--batch-size", 32, "--steps", 3, "--heads", 2)
     where = ("--data", demonstrations, "--runs", tmp_path, "--validation-share", 0.2)
     window = ("--network", "transformer", "--window", 3, "--horizon", 1, "--execute-steps", 1)
-    line = last_line(run("train_beso", *where, *window, *small, "--name", "paper"))
+    line = last_line(run("train_beso", *where, *window, *small, "--bf16", "--name", "paper"))
     assert "3 steps, held-out loss" in line
     flow = ("--reflow", tmp_path / "paper", "--reflow-pairs", 40, "--sampler.noise-scale", 0.2)
     last_line(run("train_beso", *where, *window, *small, *flow, "--name", "flow"))

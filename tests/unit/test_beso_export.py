@@ -77,6 +77,8 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
         random_policy("mlp", SamplerSettings(cfg_lambda=1.5), film=True),
         random_policy("transformer", SamplerSettings(steps=1, cfg_lambda=2.0)),
         random_policy("transformer", window=3, horizon=1, goal_states=3),
+        random_policy("transformer", window=3, horizon=2, goal_states=3),
+        random_policy("transformer", window=3, horizon=2, goal_states=3, order="prefix"),
         random_policy("transformer", window=3, order="prefix"),
         random_policy("transformer", SamplerSettings(cfg_lambda=1.5), window=2, order="prefix"),
         random_policy("mlp", method="bc"),

@@ -86,6 +86,8 @@ def test_a_layer_is_torchs_own() -> None:
     x, memory = torch.randn(2, 5, 24).double(), torch.randn(2, 3, 24).double()
     mask = torch.nn.Transformer.generate_square_subsequent_mask(5).double()
     torch.testing.assert_close(ours(x, memory, mask), theirs(x, memory, mask))
+    with torch.no_grad():  # Attention is computed otherwise while training.
+        torch.testing.assert_close(ours(x, memory, mask), theirs(x, memory, mask))
 
 
 def test_has_the_published_size() -> None:

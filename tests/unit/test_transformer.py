@@ -12,7 +12,7 @@ from torch import Tensor
 from policies.beso.diffusion import SamplerSettings
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ScorePolicy
-from policies.beso.transformer import CausalTransformer, Context
+from policies.beso.transformer import CausalTransformer, Context, idle_tokens
 
 KITCHEN = NetworkSettings(
     "transformer", 90, 60, 9, 1, width=360, blocks=6, heads=6, window=4, goal_states=2
@@ -201,3 +201,12 @@ def test_guidance_evaluates_both_branches_in_one_batch(order: str) -> None:
     conditional = policy.denoiser(observation)(x, sigma)
     unconditional = policy.denoiser(blind)(x, sigma)
     torch.testing.assert_close(guided, 2.0 * conditional - unconditional, rtol=1e-4, atol=1e-5)
+
+
+def test_idle_tokens_fill_a_pass_that_would_be_two() -> None:
+    counts = (5, 6, 7, 11, 12, 13, 18, 19)
+    assert [idle_tokens(count) for count in counts] == [0, 0, 5, 1, 0, 0, 0, 5]
+    network = CausalTransformer(KITCHEN)
+    assert network.idle == 1
+    seen = network.encode(torch.zeros(1, 4, 90)).prefix.shape[1]
+    assert seen == 6, "two goals and four states: idle tokens are the exported graph's"
