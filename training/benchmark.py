@@ -289,7 +289,7 @@ def draw(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
     axis.set_xlim(left=p50.min() / 4)
     axis.invert_yaxis()
     axis.set_xlabel("ms per call, p50 and p99, batch 1 on one core")
-    axis.set_title(f"{about['cpu']}, {', '.join(about['instructions'])}", fontsize="medium")
+    axis.set_title(f"{about['cpu']}\n{', '.join(about['instructions'])}", fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
