@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from policies.beso.network import NetworkSettings
 
-# Rows that onnxruntime multiplies in one pass over the weights (AVX-512), and up to how many more
-# take one pass together.
-PASS_ROWS, PASS_REST = 12, 6
+# onnxruntime's fp32 kernel for AVX-512 multiplies twelve rows, or up to six, in one pass over the
+# weights; seven to eleven take two.
+PASS_ROWS = 12
+# More would cost larger batches, which fill their passes anyhow, more than a sixth of their time.
+MOST_IDLE = 2
 
 # Keys and values of tokens in one layer, each (N, T, width).
 KeysValues = tuple[Tensor, Tensor]
@@ -154,14 +156,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads
 
 
 def idle_tokens(count: int) -> int:
-    """How many tokens that mean nothing to serve along with `count` of them, batch 1.
+    """How many tokens that mean nothing to serve along with `count` of them.
 
-    Eleven rows are read past by the weights twice, twelve only once: where reading the weights is
-    what is waited for, the twelfth row saves nearly half of the time. A kernel with other
-    proportions (AVX2: six rows a pass) loses next to nothing by it.
+    With them a batch of one fills its last pass over the weights: a product with twelve rows takes
+    three quarters of the time of one with eleven. A kernel with six rows a pass (AVX2) needs as
+    many passes with as without them.
     """
-    rest = count % PASS_ROWS
-    return PASS_ROWS - rest if rest > PASS_REST else 0
+    missing = -count % PASS_ROWS
+    return missing if missing <= MOST_IDLE else 0
 
 
 class CausalTransformer(nn.Module):
