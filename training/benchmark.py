@@ -11,6 +11,7 @@ milliseconds of two. Weights are random where no bundle is named: they do not ch
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
@@ -40,9 +41,11 @@ from policies.beso.policy import ScorePolicy, build_network
 from policies.beso.quantise import quantise
 from policies.bundle import load_bundle
 from policies.graph import make_session
+from policies.manifest import GRAPH, WEIGHTS
 from policies.runtime import Policy
 from training.benchmark_rollouts import Rollouts, rollouts
 from training.evaluate import current_commit
+from training.export import load_run
 from training.progress import Progress
 
 # Diffusion Policy's published network for low-dimensional observations: ten rows, of which eight
@@ -122,7 +125,7 @@ def beso_candidates(
     size, name = parameters_m(policy.network), f"{title}, eager torch"
     candidates = [Candidate(name, eager, executed, size, 3)]
     content = graph.read_bytes()
-    for precision, model in (("fp32", content), ("int8", quantise(content))):
+    for precision, model in (("fp32", content), ("int8", quantise(content, blockwise=False))):
         session = make_session(model)
 
         def run(session: Any = session) -> Any:
@@ -164,25 +167,30 @@ def peer_candidate(observation_size: int, action_size: int) -> Candidate:
     )
 
 
-def bundle_candidate(name: str) -> Candidate:
-    """A bundle through the runtime that the nodes use, checks of its input included."""
+def bundle_candidates(name: str) -> list[Candidate]:
+    """A bundle through the runtime that the nodes use, checks of its input included; and its graph
+    in int8, if it is in fp32 and keeps its weights.
+    """
     bundle = load_bundle(name, hardware_hash=None)
     policy = Policy(bundle)
     policy.warm_up()
-    check = bundle.check
-    sampler = bundle.manifest.sampler
-    weights = bundle.folder / "weights.npz"
-    size = math.nan
-    if weights.exists():
-        with np.load(weights) as stored:
-            size = sum(stored[key].size for key in stored.files) / 1e6
-    return Candidate(
-        f"bundle {bundle.name} {bundle.manifest.precision}, policies.runtime",
-        lambda: policy.infer(check.observation[:1], check.noise[:1]),
-        bundle.manifest.execute_steps,
-        size,
-        int(sampler["steps"]) if sampler else 1,
-    )
+    check, manifest = bundle.check, bundle.manifest
+    executed = manifest.execute_steps
+    steps = int(manifest.sampler["steps"]) if manifest.sampler else 1
+    title, size = f"bundle {bundle.name}", math.nan
+    candidates = []
+    if manifest.precision == "fp32" and (bundle.folder / WEIGHTS).exists():
+        network = load_run(bundle.folder).policy.network
+        size = parameters_m(network)
+        session = make_session(
+            quantise((bundle.folder / GRAPH).read_bytes(), network.settings.one_row)
+        )
+        feed = {"observation": check.observation[:1], "noise": check.noise[:1]}
+        call = functools.partial(session.run, None, feed)
+        candidates.append(Candidate(f"{title}, onnx int8", call, executed, size, steps))
+    call = functools.partial(policy.infer, check.observation[:1], check.noise[:1])
+    served = f"{title} {manifest.precision}, policies.runtime"
+    return [*candidates, Candidate(served, call, executed, size, steps)]
 
 
 def measure(args: PolicyLatency, candidates: list[Candidate]) -> dict[str, np.ndarray]:
@@ -324,7 +332,7 @@ def policy_latency(args: PolicyLatency) -> None:
                 Path(folder),
             ),
             peer_candidate(30, 9),
-            bundle_candidate(args.bundle),
+            *bundle_candidates(args.bundle),
         ]
         times = measure(args, candidates)
     about, rows = machine(), rows_of(candidates, times)

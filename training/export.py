@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 import torch
 import tyro
 
@@ -33,6 +32,7 @@ from policies.beso.export import export_onnx
 from policies.beso.network import NetworkSettings
 from policies.beso.policy import ChunkPolicy, ScorePolicy
 from policies.bundle import MANIFEST, Check, bundle_folder, write_bundle
+from policies.graph import make_session
 from policies.manifest import CHECK, WEIGHTS
 from policies.spec import Spec
 from training.beso_run import read_policy
@@ -209,8 +209,8 @@ def main(args: Args) -> None:
     if args.precision == "int8":
         from policies.beso.quantise import quantise  # its tools are slow to import
 
-        content = quantise(content)
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        content = quantise(content, blockwise=policy.settings.one_row)
+        session = make_session(content)
         actions = session.run(["actions"], {"observation": observation, "noise": noise})[0]
     else:
         with torch.no_grad():

@@ -104,6 +104,11 @@ class NetworkSettings:
         """Actions the network denoises together, R = W - 1 + H; the last H are the chunk."""
         return self.window - 1 + self.horizon
 
+    @property
+    def one_row(self) -> bool:
+        """Whether a sample is one row of every matrix product; transformers have a row a token."""
+        return self.kind == "mlp"
+
     def to_dict(self) -> dict[str, Any]:
         """As plain numbers and strings."""
         return asdict(self)

@@ -109,7 +109,7 @@ def large_policy(order: str) -> ChunkPolicy:
 def test_quantised_graph_stays_near_the_exact_one(order: str, tmp_path: Path) -> None:
     policy = large_policy(order)
     exact = exported(policy, tmp_path)
-    rounded = quantise(exact)
+    rounded = quantise(exact, blockwise=False)
     assert len(rounded) < 0.4 * len(exact)
     model = onnx.load_from_string(rounded)
     products = [node.op_type for node in model.graph.node].count("MatMulInteger")
@@ -132,7 +132,7 @@ def test_quantised_graph_stays_near_the_exact_one(order: str, tmp_path: Path) ->
 
 
 def test_no_pair_of_products_overflows_16_bits(tmp_path: Path) -> None:
-    model = onnx.load_from_string(quantise(exported(large_policy("paper"), tmp_path)))
+    model = onnx.load_from_string(quantise(exported(large_policy("paper"), tmp_path), False))
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     matrices = [array.astype(int) for array in weights if array.dtype == np.int8 and array.ndim > 1]
     assert matrices
@@ -141,10 +141,29 @@ def test_no_pair_of_products_overflows_16_bits(tmp_path: Path) -> None:
         assert 255 * int(pairs.max()) <= np.iinfo(np.int16).max
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_rounding_by_block_is_nearer_and_leaves_rows_to_themselves(tmp_path: Path) -> None:
+    policy = random_policy("mlp", width=256)
+    exact = exported(policy, tmp_path)
+    by_block, by_column = quantise(exact, blockwise=True), quantise(exact, blockwise=False)
+    assert len(by_block) < 0.4 * len(exact)
+    products = [node.op_type for node in onnx.load_from_string(by_block).graph.node]
+    assert products.count("MatMulNBits") == 3 * 2 * policy.settings.blocks, "two a block, each step"
+    feed = random_inputs(policy, 64)
+    expected = run_torch(policy, feed)
+    session, other = open_session(by_block), open_session(by_column)
+    (found,), (coarser,) = session.run(["actions"], feed), other.run(["actions"], feed)
+    assert np.abs(found - expected).mean() < 0.02 * expected.std()
+    assert np.abs(found - expected).mean() < 0.5 * np.abs(coarser - expected).mean()
+    alone = [session.run(["actions"], {k: v[i : i + 1] for k, v in feed.items()}) for i in range(8)]
+    np.testing.assert_allclose(np.concatenate([a for (a,) in alone]), found[:8], atol=1e-4)
+    stored = json.loads(session.get_modelmeta().custom_metadata_map["sampler"])
+    assert stored == policy.sampler.to_dict()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "by column", "by block"])
 def test_graph_says_nothing_of_the_machine_that_made_it(precision: str, tmp_path: Path) -> None:
     graph = exported(random_policy("mlp", width=256), tmp_path)
-    content = quantise(graph) if precision == "int8" else graph
+    content = graph if precision == "fp32" else quantise(graph, precision == "by block")
     for name in (Path(__file__).parents[2], tmp_path, tempfile.gettempdir() + os.sep):
         assert str(name).encode() not in content
 
