@@ -1,6 +1,6 @@
 # Source this file (bash, zsh or a POSIX sh at the repository root) to work by hand:
 #   . ros_ws/env.sh && ros2 launch launch/assembly.launch.py
-# It puts .venv and the colcon overlay first on PATH, PYTHONPATH and AMENT_PREFIX_PATH.
+# It puts .venv-train, .venv and the colcon overlay first on PATH, PYTHONPATH and AMENT_PREFIX_PATH.
 
 if [ -n "${BASH_SOURCE:-}" ]; then
     _dovetail_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE}")/.." && pwd)
@@ -28,7 +28,8 @@ fi
 export VIRTUAL_ENV="$_dovetail_root/.venv"
 case ":$PATH:" in
     *":$VIRTUAL_ENV/bin:"*) ;;
-    *) export PATH="$VIRTUAL_ENV/bin:$PATH" ;;
+    # Once `make setup-train` has made it, `python` is that of training; it sees all of .venv.
+    *) export PATH="$_dovetail_root/.venv-train/bin:$VIRTUAL_ENV/bin:$PATH" ;;
 esac
 
 if [ -f "$_dovetail_root/ros_ws/install/local_setup.sh" ]; then

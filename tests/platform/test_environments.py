@@ -63,3 +63,21 @@ def test_serving_python_runs_as_a_child_of_the_training_one() -> None:
 
 def test_tests_run_in_the_training_environment() -> None:
     assert Path(sys.prefix) == ROOT / ".venv-train"
+
+
+def test_a_shell_that_sourced_the_environment_trains() -> None:
+    code = ". ros_ws/env.sh && python -c 'import torch, rclpy, sys; print(sys.prefix)'"
+    result = subprocess.run(
+        ["bash", "-c", code], env=PLAIN, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == str(ROOT / ".venv-train"), result.stderr
+
+
+def test_a_script_names_the_module_that_the_serving_environment_lacks() -> None:
+    command = [SERVING, "-m", "training.export", "--help"]
+    result = subprocess.run(
+        command, env=PLAIN, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("error: torch: not installed for ")
+    assert "make setup-train" in result.stderr and "Traceback" not in result.stderr
