@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.onnx_model import ONNXModel
 
 # Smaller weights stay in fp32: those that read observation and action and write the action. Eight
@@ -54,9 +53,6 @@ def quantise(graph: bytes, blockwise: bool) -> bytes:
         for node in plain.model.graph.node
         if node.op_type == "MatMul" and size.get(node.input[1], 0) < LEAST_ELEMENTS
     ]
-    # They would list what they leave alone, and advise a preprocessing that has just been done.
-    for name in ("", "onnxruntime.quantization.matmul_nbits_quantizer"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     model = _by_block(plain.model, small) if blockwise else _by_column(plain.model, small)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, properties)
@@ -66,7 +62,13 @@ def quantise(graph: bytes, blockwise: bool) -> bytes:
 
 
 def _by_block(model: onnx.ModelProto, excluded: list[str]) -> onnx.ModelProto:
-    quantiser = MatMulNBitsQuantizer(
+    # Importing it turns on logging for the whole process.
+    from onnxruntime.quantization import matmul_nbits_quantizer
+
+    # It would list what it leaves alone.
+    for name in ("", matmul_nbits_quantizer.__name__):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quantiser = matmul_nbits_quantizer.MatMulNBitsQuantizer(
         model,
         bits=8,
         block_size=BLOCK,
@@ -86,6 +88,8 @@ def _by_column(model: onnx.ModelProto, excluded: list[str]) -> onnx.ModelProto:
     integers. Activations have one scale for the whole batch, so that a row of the answer depends,
     within that rounding, on what else is in the batch.
     """
+    # It would advise a preprocessing that has just been done.
+    logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         quantised = Path(folder) / "quantised.onnx"
         quantize_dynamic(
