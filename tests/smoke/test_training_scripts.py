@@ -76,6 +76,8 @@ def test_collect_train_export_evaluate(method: str, demonstrations: Path, tmp_pa
 
     bundle = tmp_path / "peg_small"
     assert "loads and checks" in last_line(run("export", "--run", folder, "--bundle", bundle))
+    rounded = run("export", "--run", folder, "--bundle", tmp_path / "i8", "--precision", "int8")
+    assert "loads and checks" in last_line(rounded) and "INFO" not in rounded.stderr
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["method"] == method
     kinds = [command.split()[2].removeprefix("training.") for command in manifest["commands"]]
