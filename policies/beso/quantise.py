@@ -25,11 +25,11 @@ def quantise(graph: bytes, blockwise: bool) -> bytes:
     Args:
         graph: a serialised ONNX model as `export_onnx` writes it.
         blockwise: every 32 numbers of a weight's column, and of an activation's row, have a scale
-            of their own (`MatMulNBits` of onnxruntime). Three times nearer to fp32 than a scale for
-            each column of weights and one for all activations of a call, and as fast for one row;
-            its time grows with every further row, that of the other hardly. So it is right for a
-            network that multiplies one row a sample, as the MLP, and wrong for a transformer's
-            dozen of tokens.
+            of their own (`MatMulNBits` of onnxruntime). Nearer to fp32 than a scale for each column
+            of weights and one for all activations of a call, and as fast for one row; but its time
+            grows with every further row, and that of the other hardly. So it is right for a network
+            that multiplies one row a sample, as the MLP, and wrong for a transformer's dozen of
+            tokens.
 
     Returns:
         The serialised quantised model with the metadata of the original. With a scale by column it
