@@ -26,10 +26,11 @@ if [ -e "$_dovetail_root/.venv/share/ament_index" ]; then
 fi
 
 export VIRTUAL_ENV="$_dovetail_root/.venv"
+# Once `make setup-train` has made it, `python` is that of training; it sees all of .venv.
+_dovetail_bin="$_dovetail_root/.venv-train/bin:$VIRTUAL_ENV/bin"
 case ":$PATH:" in
-    *":$VIRTUAL_ENV/bin:"*) ;;
-    # Once `make setup-train` has made it, `python` is that of training; it sees all of .venv.
-    *) export PATH="$_dovetail_root/.venv-train/bin:$VIRTUAL_ENV/bin:$PATH" ;;
+    *":$_dovetail_bin:"*) ;;
+    *) export PATH="$_dovetail_bin:$PATH" ;;
 esac
 
 if [ -f "$_dovetail_root/ros_ws/install/local_setup.sh" ]; then
@@ -39,4 +40,4 @@ if [ -f "$_dovetail_root/ros_ws/install/local_setup.sh" ]; then
     . "$COLCON_CURRENT_PREFIX/local_setup.sh"
     unset COLCON_CURRENT_PREFIX COLCON_PYTHON_EXECUTABLE
 fi
-unset _dovetail_root
+unset _dovetail_root _dovetail_bin

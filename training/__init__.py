@@ -6,17 +6,20 @@ Most need what `make setup-train` installs over the robot's environment; without
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from types import TracebackType
 
 
 def _name_what_is_missing(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    if not isinstance(error, ModuleNotFoundError):
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    # A module missing from a package that is there is a mistake in code, not in the environment.
+    if not name or find_spec(name.partition(".")[0]):
         sys.__excepthook__(kind, error, trace)
         return
     print(
-        f"error: {error.name}: not installed for {sys.executable}, expected the training "
+        f"error: {name}: not installed for {sys.executable}, expected the training "
         "environment: `make setup-train`, then `. ros_ws/env.sh` or `.venv-train/bin/python`",
         file=sys.stderr,
     )
